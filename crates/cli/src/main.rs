@@ -1,0 +1,3 @@
+//! criu-rs: checkpoint and restore of Linux process trees.
+
+fn main() {}

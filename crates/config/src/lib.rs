@@ -1,0 +1,1 @@
+//! Option registry, layered configuration with provenance, configuration file syntax

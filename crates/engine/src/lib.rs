@@ -1,0 +1,1 @@
+//! The dump and restore pipelines over the resource traits

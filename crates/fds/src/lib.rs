@@ -1,0 +1,1 @@
+//! The descriptor table: regular files, pipes and anonymous descriptors

@@ -1,0 +1,1 @@
+//! CRIU image format: messages, magics, framing, readers, writers, JSON form

@@ -1,0 +1,1 @@
+//! Typed wrappers for Linux system calls that nix lacks, /proc readers and feature probes

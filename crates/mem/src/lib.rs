@@ -1,0 +1,1 @@
+//! Memory areas, pages, shared memory, mm fields and the vDSO

@@ -1,0 +1,1 @@
+//! Sockets, TCP repair and the network lock

@@ -1,0 +1,1 @@
+//! Dump and Restore traits and the ids that kernel resources share

@@ -1,0 +1,1 @@
+//! The protobuf service: swrk, service, notifications

@@ -1,0 +1,1 @@
+//! Process tree, ids, registers, signals, timers, credentials, limits and scheduling

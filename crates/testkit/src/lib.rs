@@ -1,0 +1,1 @@
+//! Fixture processes and the live-test harness

@@ -1,0 +1,1 @@
+//! Terminals: ptys, termios, sessions and job control
