@@ -1,0 +1,100 @@
+//! Traits for state of a thread, of a process, and of the whole tree.
+//!
+//! What can only be asked from inside a task is asked by a script: `ask` adds steps and returns a closure
+//! that, given their results, fills the images. What can be read from outside is read in that closure or
+//! before. So one function shows question and answer side by side.
+
+use crate::{BoxError, BuiltTask, BuiltTree, DumpContext, FrozenTask, FrozenThread, FrozenTree};
+use crate::{Place, RestoreContext, Stage, TaskImages, frozen::Fate};
+use criu_images::{RecordSet, proto};
+use criu_script::{Outcome, Script};
+
+/// Fills a task's images from the results of a script.
+pub type Answer<'a> = Box<dyn FnOnce(&Outcome, &mut TaskImages) -> Result<(), BoxError> + 'a>;
+
+/// Fills a thread's core image from the results of a script.
+pub type ThreadAnswer<'a> = Box<dyn FnOnce(&Outcome, &mut proto::CoreEntry) -> Result<(), BoxError> + 'a>;
+
+/// State of one process, independent of other processes: limits, timers, signal actions, cwd.
+pub trait TaskState: Send + Sync {
+    /// Name for messages: `timers`.
+    fn name(&self) -> &'static str;
+    /// Asks a frozen, living task.
+    fn ask<'a>(
+        &'a self,
+        task: &'a FrozenTask<'a>,
+        context: &'a DumpContext<'a>,
+        script: &mut Script,
+    ) -> Result<Answer<'a>, BoxError>;
+    /// Adds the steps of one stage to the script of the task's main thread. Called once for each stage.
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        context: &RestoreContext<'_>,
+        script: &mut Script,
+    ) -> Result<(), BoxError>;
+}
+
+/// State of one thread: signal stack, name, credentials.
+pub trait ThreadState: Send + Sync {
+    /// Name for messages: `sigaltstack`.
+    fn name(&self) -> &'static str;
+    /// Asks a frozen thread.
+    fn ask<'a>(
+        &'a self,
+        task: &'a FrozenTask<'a>,
+        thread: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError>;
+    /// Adds the steps of [`Stage::State`] or [`Stage::Last`] to the script of the thread.
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<(), BoxError>;
+}
+
+/// State that spans processes: descriptor tables, memory.
+pub trait TreeState: Send + Sync {
+    /// Name for messages: `memory`.
+    fn name(&self) -> &'static str;
+    /// Looks at the frozen tree from outside.
+    fn dump<'t>(
+        &'t self,
+        tree: &'t FrozenTree<'t>,
+        context: &'t DumpContext<'t>,
+    ) -> Result<Box<dyn TreeDump + 't>, BoxError>;
+    /// Reads and checks the images. No side effects; claims descriptor numbers.
+    fn restore<'t>(
+        &'t self,
+        tree: &'t BuiltTree,
+        context: &'t RestoreContext<'t>,
+    ) -> Result<Box<dyn TreeRestore + 't>, BoxError>;
+}
+
+/// A dump in progress. Dropped without [`TreeDump::commit`], it undoes what it changed (locks).
+pub trait TreeDump {
+    /// Asks a frozen, living task; called once for each.
+    fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError>;
+    /// Does what is left once every task was asked: bulk data, objects that tasks share.
+    fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError>;
+    /// The images are complete: keeps or undoes what was changed outside, as the tree's fate demands.
+    fn commit(self: Box<Self>, fate: Fate) -> Result<(), BoxError>;
+}
+
+/// A restore in progress: `emit` for every stage and task, then `prepare`, then the scripts run, then
+/// `finish`.
+pub trait TreeRestore {
+    /// Adds the steps of one stage to the script of the task's main thread. No side effects, except that
+    /// descriptor numbers are reserved.
+    fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError>;
+    /// Address ranges (start, end) that the script machine must leave free in every task.
+    fn occupied(&self) -> Vec<(u64, u64)>;
+    /// Opens everything and puts it at the numbers that the scripts use.
+    fn prepare(&mut self, place: &mut dyn Place) -> Result<(), BoxError>;
+    /// All scripts are done and all tasks stand still, complete: opens connections again.
+    fn finish(&mut self) -> Result<(), BoxError>;
+}
