@@ -1,0 +1,56 @@
+use super::*;
+
+#[test]
+fn own_directory() {
+    let dir = ProcDir::current().unwrap();
+    let stat = dir.stat().unwrap();
+    assert_eq!(stat.pid, Pid::this().as_raw());
+    assert!(!stat.is_zombie() && !stat.is_kernel_thread() && stat.start_code != 0);
+    let status = dir.status().unwrap();
+    assert_eq!(status.uid[1], nix::unistd::geteuid().as_raw());
+    assert_eq!(status.tgid, stat.pid);
+    assert_eq!(dir.read_link("exe").unwrap(), std::env::current_exe().unwrap());
+    assert!(dir.mountinfo().unwrap().iter().any(|m| m.mount_point == Path::new("/proc")));
+    assert!(dir.auxv().unwrap().iter().any(|&(kind, value)| kind == 6 && value == 4096));
+    assert!(dir.maps().unwrap().iter().any(|vma| vma.start == stat.start_code / 4096 * 4096));
+    assert!(dir.timers().unwrap().is_empty());
+    assert!(dir.oom_score_adj().unwrap() >= -1000);
+    dir.timer_slack_ns().unwrap();
+    dir.personality().unwrap();
+}
+
+#[test]
+fn descriptors_and_threads() {
+    use std::os::fd::AsRawFd;
+    let dir = ProcDir::current().unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    io::Write::write_all(&mut file, b"12345").unwrap();
+    let fd = file.as_raw_fd();
+    assert!(dir.descriptors().unwrap().contains(&fd));
+    let info = dir.fdinfo(fd).unwrap();
+    assert_eq!(info.pos, 5);
+    assert_eq!(info.flags & (libc::O_ACCMODE | libc::O_CLOEXEC), libc::O_RDWR | libc::O_CLOEXEC);
+    let tid = nix::unistd::gettid();
+    assert!(dir.threads().unwrap().contains(&tid));
+    let thread = dir.thread(tid).unwrap();
+    assert_eq!(thread.stat().unwrap().pid, tid.as_raw());
+    assert!(!thread.comm().unwrap().is_empty());
+}
+
+#[test]
+fn a_child_is_seen_until_it_is_gone() {
+    let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let pid = Pid::from_raw(child.id() as i32);
+    let me = ProcDir::current().unwrap();
+    assert!(me.children().unwrap().contains(&pid));
+    assert!(me.children_of(nix::unistd::gettid()).unwrap().contains(&pid));
+    let dir = ProcDir::open(pid).unwrap();
+    dir.write("oom_score_adj", "500").unwrap();
+    assert_eq!(dir.oom_score_adj().unwrap(), 500);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(dir.stat().unwrap_err().is_gone());
+    let error = ProcDir::open(pid).unwrap_err();
+    assert!(error.is_gone());
+    assert!(error.to_string().starts_with(&format!("cannot open /proc/{pid}: ")));
+}

@@ -1,0 +1,109 @@
+use std::process::{Child, Command};
+
+use super::*;
+
+/// A child that is seized and stopped, and killed at the end.
+struct Victim(Child);
+
+impl Victim {
+    fn new() -> (Self, Pid) {
+        let child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let victim = Self(child);
+        // The exec must be over: wait until it sleeps.
+        while !std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains("nanosleep") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        seize(pid, Options::SYSGOOD).unwrap();
+        interrupt(pid).unwrap();
+        assert_eq!(wait(pid).unwrap(), Stop::EventStop);
+        (victim, pid)
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        let pid = Pid::from_raw(self.0.id() as i32);
+        assert_eq!(wait(pid).unwrap(), Stop::Killed(libc::SIGKILL));
+    }
+}
+
+#[test]
+fn registers_there_and_back() {
+    let (_victim, pid) = Victim::new();
+    let regs = registers(pid).unwrap();
+    assert_eq!(regs.orig_rax, libc::SYS_clock_nanosleep as u64);
+    let mut changed = regs;
+    changed.r12 = 0x1234_5678_9abc;
+    set_registers(pid, &changed).unwrap();
+    assert_eq!(registers(pid).unwrap().r12, 0x1234_5678_9abc);
+    set_registers(pid, &regs).unwrap();
+    let xstate_bytes = xstate(pid).unwrap();
+    assert!(xstate_bytes.len() >= 576);
+    set_xstate(pid, &xstate_bytes).unwrap();
+    assert_eq!(set_xstate(pid, &xstate_bytes[..100]).unwrap_err(), Errno::EINVAL);
+    detach(pid, 0).unwrap();
+    assert_eq!(registers(pid).unwrap_err(), Errno::ESRCH);
+}
+
+#[test]
+fn pending_signals_are_seen_and_stay() {
+    let (_victim, pid) = Victim::new();
+    set_sigmask(pid, u64::MAX).unwrap();
+    assert_eq!(sigmask(pid).unwrap(), !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1)));
+    for n in 0..70usize {
+        let value = libc::sigval { sival_ptr: n as *mut c_void };
+        // SAFETY: sigqueue takes numbers; the child blocks the signal.
+        assert_eq!(unsafe { libc::sigqueue(pid.as_raw(), libc::SIGRTMIN(), value) }, 0);
+    }
+    // SAFETY: tgkill takes numbers.
+    unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), pid.as_raw(), libc::SIGUSR1) };
+    for _ in 0..2 {
+        let shared = pending_signals(pid, PendingQueue::Shared).unwrap();
+        assert_eq!(shared.len(), 70);
+        assert_eq!(shared[69][24], 69, "si_value stands at offset 24");
+        let thread = pending_signals(pid, PendingQueue::Thread).unwrap();
+        assert_eq!(thread.len(), 1);
+        assert_eq!(thread[0][0], libc::SIGUSR1 as u8);
+    }
+}
+
+#[test]
+fn signal_and_syscall_stops_are_told_apart() {
+    let (_victim, pid) = Victim::new();
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGUSR1).unwrap();
+    cont(pid, 0).unwrap();
+    assert_eq!(wait(pid).unwrap(), Stop::SignalDelivery(libc::SIGUSR1));
+    assert_eq!(siginfo(pid).unwrap()[0], libc::SIGUSR1 as u8);
+    assert_eq!(syscall_info(pid).unwrap().op, SyscallOp::None);
+    cont_to_syscall(pid, 0).unwrap();
+    assert_eq!(wait(pid).unwrap(), Stop::Syscall);
+    let info = syscall_info(pid).unwrap();
+    assert!(
+        matches!(info.op, SyscallOp::Entry { number, .. } if number == libc::SYS_restart_syscall as u64),
+        "{info:?}"
+    );
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+    cont(pid, 0).unwrap();
+    assert_eq!(wait(pid).unwrap(), Stop::SignalDelivery(libc::SIGSTOP));
+    cont(pid, libc::SIGSTOP).unwrap();
+    assert_eq!(wait(pid).unwrap(), Stop::GroupStop(libc::SIGSTOP));
+}
+
+#[test]
+fn rseq_and_seccomp_are_told() {
+    let (_victim, pid) = Victim::new();
+    let rseq = rseq_configuration(pid).unwrap();
+    assert_eq!(rseq.address != 0, rseq.size >= 32);
+    assert_eq!(syscall_user_dispatch(pid).unwrap(), SyscallUserDispatch::default());
+    // No filters: "not in filter mode".
+    assert_eq!(seccomp_filter(pid, 0).unwrap_err(), Errno::EINVAL);
+}
+
+#[test]
+fn nobody_to_trace() {
+    assert_eq!(seize(Pid::from_raw(i32::MAX), Options::empty()).unwrap_err(), Errno::ESRCH);
+    assert_eq!(wait(Pid::from_raw(i32::MAX)).unwrap_err(), Errno::ECHILD);
+    assert_eq!(decode(0x8057f), Stop::Event(Event::Other(8)));
+}
