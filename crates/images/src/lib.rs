@@ -1,1 +1,29 @@
-//! CRIU image format: messages, magics, framing, readers, writers, JSON form
+//! Checkpoint images in the format of CRIU 4.2.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`proto`] | the protobuf messages |
+//! | [`magic`] | [`Image`]: every image file, its name, magic and message |
+//! | [`frame`] | headers and size-prefixed entries, read and written |
+//! | [`store`] | where images lie: a directory or memory |
+//! | [`record`] | inert entries that resource crates hand around, and their way into files |
+//! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod frame;
+pub mod magic;
+pub mod payload;
+pub mod proto;
+pub mod record;
+pub mod store;
+pub mod unknown;
+
+pub use error::{Error, Result};
+pub use frame::{Entries, FrameReader};
+pub use magic::{Family, Image};
+pub use prost;
+pub use record::{Record, RecordSet};
+pub use store::{DirStore, ImageReader, ImageWriter, MemoryStore, Store, StoreExt};
+pub use unknown::UnknownField;

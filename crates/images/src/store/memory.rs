@@ -1,0 +1,113 @@
+//! Images in memory.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Cursor, Write},
+    os::fd::BorrowedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{ImageReader, ImageWriter, Store};
+use crate::error::{Error, Result};
+
+type Files = BTreeMap<String, Arc<[u8]>>;
+
+/// Images in memory. Clones share the same images; an image appears when its writer is finished.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    files: Arc<Mutex<Files>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes of an image.
+    pub fn get(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.files().get(name).cloned()
+    }
+
+    /// Puts an image in, or replaces it.
+    pub fn insert(&self, name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) {
+        self.files().insert(name.into(), bytes.into());
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        // No code panics while it holds the lock half-way through a change.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missing(name: &str) -> Error {
+        Error::Missing { image: name.to_owned(), place: "memory".to_owned() }
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, name: &str) -> Result<Box<dyn ImageWriter>> {
+        Ok(Box::new(MemoryWriter { store: self.clone(), name: name.to_owned(), bytes: Vec::new() }))
+    }
+
+    fn open(&self, name: &str) -> Result<Box<dyn ImageReader>> {
+        let bytes = self.get(name).ok_or_else(|| Self::missing(name))?;
+        Ok(Box::new(Cursor::new(bytes)))
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.files().contains_key(name)
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        Ok(self.files().keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.files().remove(name);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let mut files = self.files();
+        let bytes = files.remove(from).ok_or_else(|| Self::missing(from))?;
+        files.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+}
+
+struct MemoryWriter {
+    store: MemoryStore,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Write for MemoryWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ImageWriter for MemoryWriter {
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.store.insert(self.name, self.bytes);
+        Ok(())
+    }
+}
+
+impl ImageReader for Cursor<Arc<[u8]>> {
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn len(&self) -> u64 {
+        self.get_ref().len() as u64
+    }
+}
