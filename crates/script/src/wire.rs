@@ -91,8 +91,10 @@ pub struct Shared {
     pub magic: u64,
     /// A robust futex (set_robust_list(2)) held by the host thread. Zero: released. [`OWNER_DIED`]: the
     /// kernel saw the host die. Either way a waiting thread goes back to its own work or, if it has
-    /// none, exits.
+    /// none, exits. It is the first word of the host's `pthread_mutex_t`.
     pub lifeline: AtomicU32,
+    /// The rest of that mutex; its form is the C library's business.
+    pub mutex: [u32; 15],
     /// Non-zero: somebody failed; everybody else leaves at the next barrier.
     pub abort: AtomicU32,
     /// Counts the threads whose script ended; a futex word.

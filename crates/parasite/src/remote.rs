@@ -1,0 +1,75 @@
+//! One system call on a stopped thread's behalf.
+
+use crate::{Error, Result, Thread};
+use criu_kernel::arch::UserRegs;
+use criu_kernel::ptrace::{self, Stop};
+use criu_kernel::{Pid, memory};
+use nix::errno::Errno;
+use std::fs;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Finds the address of a `syscall` instruction in the process: right behind which a thread stands that is
+/// inside of a system call, or in the vDSO.
+pub fn find_syscall(pid: i32, ip: u64) -> Result<u64> {
+    let target = Pid::from_raw(pid);
+    let mut bytes = [0; 2];
+    if memory::read_exact(target, ip.wrapping_sub(2), &mut bytes).is_ok() && bytes == SYSCALL {
+        return Ok(ip - 2);
+    }
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|_| Error::Died { pid })?;
+    let vdso = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    });
+    let (start, end) = vdso.ok_or(Error::NoEntry { pid })?;
+    let mut code = vec![0; (end - start) as usize];
+    memory::read_exact(target, start, &mut code).map_err(Error::system(target, "process_vm_readv"))?;
+    let at = code.windows(2).position(|window| window == SYSCALL).ok_or(Error::NoEntry { pid })?;
+    Ok(start + at as u64)
+}
+
+/// Issues `nr(args)` in a stopped thread and puts its registers back. Signals stay blocked meanwhile.
+///
+/// Between the first and the last register change here the thread depends on its tracer: this is the
+/// window the crate documentation speaks of.
+pub(crate) fn syscall(thread: &Thread, at: u64, call: &'static str, nr: i64, args: [u64; 6]) -> Result<u64> {
+    let tid = thread.tid;
+    let regs = UserRegs {
+        rip: at,
+        rax: nr as u64,
+        rdi: args[0],
+        rsi: args[1],
+        rdx: args[2],
+        r10: args[3],
+        r8: args[4],
+        r9: args[5],
+        orig_rax: u64::MAX,
+        ..thread.regs
+    };
+    let ret = ptrace::set_sigmask(tid, u64::MAX)
+        .and_then(|()| ptrace::set_registers(tid, &regs))
+        .and_then(|()| run_to_exit(tid));
+    let back =
+        ptrace::set_registers(tid, &thread.regs).and_then(|()| ptrace::set_sigmask(tid, thread.sigmask));
+    let ret = ret.and_then(|ret| back.map(|()| ret)).map_err(Error::system(tid, "PTRACE_SYSCALL"))?;
+    match ret as i64 {
+        error @ -4095..=-1 => {
+            Err(Error::Inside { pid: tid.as_raw(), call, errno: Errno::from_raw(-error as i32) })
+        }
+        _ => Ok(ret),
+    }
+}
+
+fn run_to_exit(tid: Pid) -> nix::Result<u64> {
+    let mut stops = 0;
+    while stops < 2 {
+        ptrace::cont_to_syscall(tid, 0)?;
+        match ptrace::wait(tid)? {
+            Stop::Syscall => stops += 1,
+            stop if stop.is_end() => return Err(Errno::ESRCH),
+            _ => {}
+        }
+    }
+    Ok(ptrace::registers(tid)?.rax)
+}
