@@ -98,3 +98,41 @@ pub trait TreeRestore {
     /// All scripts are done and all tasks stand still, complete: opens connections again.
     fn finish(&mut self) -> Result<(), BoxError>;
 }
+
+/// General registers and extended state of one thread, as ptrace(2) sets them.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadRegisters {
+    /// In the order of [`FrozenThread::regs`].
+    pub regs: Vec<u64>,
+    /// In the layout of NT_X86_XSTATE.
+    pub xstate: Vec<u8>,
+}
+
+/// Turns registers into the core image's form and back. Pure data.
+pub trait Registers: Send + Sync {
+    /// Fills `thread_info`; an interrupted system call is made to start over.
+    fn dump(&self, thread: &FrozenThread, core: &mut proto::CoreEntry) -> Result<(), BoxError>;
+    /// Reads it back.
+    fn restore(&self, core: &proto::CoreEntry) -> Result<ThreadRegisters, BoxError>;
+}
+
+/// In which order a task does what cannot be undone: a child keeps the session its parent had at birth.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Births {
+    /// Children (positions in the tree) to clone first.
+    pub before_setsid: Vec<usize>,
+    /// Whether the task then starts a session of its own.
+    pub setsid: bool,
+    /// Whether it then leads a process group in another's session.
+    pub setpgid: bool,
+    /// Children to clone at last.
+    pub after: Vec<usize>,
+}
+
+/// Sessions and process groups of a tree.
+pub trait Family: Send + Sync {
+    /// Whether the tree's sessions can be dumped; the error names the remedy.
+    fn check(&self, tree: &FrozenTree<'_>, options: &crate::Options) -> Result<(), BoxError>;
+    /// Plans the births, one entry a task.
+    fn births(&self, tree: &BuiltTree) -> Result<Vec<Births>, BoxError>;
+}
