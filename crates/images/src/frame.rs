@@ -141,7 +141,7 @@ impl<R: Read> FrameReader<R> {
         if !self.fill(M::NAME)? {
             return Ok(None);
         }
-        self.check_unknown(M::NAME)?;
+        self.check(M::NAME, begin)?;
         match M::decode(self.buffer.as_slice()) {
             Ok(message) => Ok(Some(message)),
             Err(reason) => Err(self.corrupt(begin, M::NAME, reason)),
@@ -153,10 +153,11 @@ impl<R: Read> FrameReader<R> {
     /// # Errors
     /// As [`entry`](Self::entry). `message` must be a message of the format.
     pub fn encoded(&mut self, message: &str) -> Result<Option<&[u8]>> {
+        let begin = self.offset;
         if !self.fill(message)? {
             return Ok(None);
         }
-        self.check_unknown(message)?;
+        self.check(message, begin)?;
         Ok(Some(&self.buffer))
     }
 
@@ -269,7 +270,7 @@ impl<R: Read> FrameReader<R> {
         Ok(())
     }
 
-    fn check_unknown(&mut self, message: &str) -> Result<()> {
+    fn check(&mut self, message: &str, begin: u64) -> Result<()> {
         let Some(shape) = Shape::of(message) else {
             return Err(Error::Misuse {
                 image: self.name.clone(),
@@ -279,7 +280,9 @@ impl<R: Read> FrameReader<R> {
         let mut found = Vec::new();
         let collected = self.unknown.as_mut();
         let refuse = collected.is_none();
-        shape.walk(&self.buffer, collected.unwrap_or(&mut found));
+        shape
+            .walk(&self.buffer, collected.unwrap_or(&mut found))
+            .map_err(|missing| self.corrupt(begin, message, missing))?;
         if refuse && !found.is_empty() {
             return Err(Error::UnknownFields { image: self.name.clone(), fields: found });
         }

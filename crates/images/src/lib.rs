@@ -7,13 +7,17 @@
 //! | [`frame`] | headers and size-prefixed entries, read and written |
 //! | [`store`] | where images lie: a directory or memory |
 //! | [`record`] | inert entries that resource crates hand around, and their way into files |
+//! | [`pagemap`] | which pages are stored, and where |
+//! | [`inventory`] | the commit mark of a checkpoint |
 //! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
 
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod frame;
+pub mod inventory;
 pub mod magic;
+pub mod pagemap;
 pub mod payload;
 pub mod proto;
 pub mod record;

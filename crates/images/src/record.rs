@@ -54,19 +54,20 @@ impl Record {
     /// # Errors
     /// [`Error::Corrupt`] when it is no such message, [`Error::UnknownFields`] when decoding would lose some.
     pub fn decode<M: Message + Name + Default>(&self) -> Result<M> {
+        let corrupt = |reason: String| Error::Corrupt {
+            image: self.file_name(),
+            offset: 0,
+            message: M::NAME.to_owned(),
+            reason,
+        };
         let mut fields = Vec::new();
         if let Some(shape) = Shape::of(M::NAME) {
-            shape.walk(&self.message, &mut fields);
+            shape.walk(&self.message, &mut fields).map_err(|missing| corrupt(missing.to_string()))?;
         }
         if !fields.is_empty() {
             return Err(Error::UnknownFields { image: self.file_name(), fields });
         }
-        M::decode(self.message.as_slice()).map_err(|reason| Error::Corrupt {
-            image: self.file_name(),
-            offset: 0,
-            message: M::NAME.to_owned(),
-            reason: reason.to_string(),
-        })
+        M::decode(self.message.as_slice()).map_err(|reason| corrupt(reason.to_string()))
     }
 
     /// Writes the entry, message and raw bytes; the header is not part of it.

@@ -1,12 +1,13 @@
-//! Finds fields that this version of the messages does not know.
+//! Finds fields that this version of the messages does not know, and required ones that are not there.
 //!
-//! prost drops such fields when it decodes. A checkpoint that lost one would restore wrongly and silently,
-//! so every entry that is read goes through this walk first. It compares the wire bytes with a small table
-//! (message → field number → kind) built once, and allocates nothing while all fields are known.
+//! When it decodes, prost drops the former and makes the latter up. A checkpoint that lost a field would
+//! restore wrongly and silently, so every entry that is read goes through this walk first. It compares the
+//! wire bytes with a small table (message → field number → kind) built once, and allocates nothing while
+//! all is well.
 
 use std::{collections::HashMap, fmt, sync::LazyLock};
 
-use prost_reflect::{DescriptorPool, Kind};
+use prost_reflect::{Cardinality, DescriptorPool, Kind};
 
 /// A field that the messages of this version do not have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,6 +22,16 @@ impl fmt::Display for UnknownField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "field {} of {}", self.number, self.message)
     }
+}
+
+/// A required field that a message lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("required field {number} of {message} is missing")]
+pub struct MissingField {
+    /// The message that lacks it, by its protobuf name.
+    pub message: String,
+    /// The field's number.
+    pub number: u32,
 }
 
 /// The descriptors of all messages, for those who work on them by name.
@@ -48,9 +59,16 @@ enum Field {
     Message(usize),
 }
 
+struct Layout {
+    name: String,
+    fields: Vec<Field>,
+    /// Required fields: bit N for field number N.
+    required: u128,
+}
+
 struct Table {
     names: HashMap<String, usize>,
-    messages: Vec<(String, Vec<Field>)>,
+    messages: Vec<Layout>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
@@ -62,13 +80,17 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         .map(|message| {
             let last = message.fields().map(|field| field.number()).max();
             let mut fields = vec![Field::Unknown; last.unwrap_or(0) as usize + 1];
+            let mut required = 0;
             for field in message.fields() {
                 fields[field.number() as usize] = match field.kind() {
                     Kind::Message(inner) => Field::Message(names[inner.full_name()]),
                     _ => Field::Scalar,
                 };
+                if field.cardinality() == Cardinality::Required {
+                    required |= bit(field.number());
+                }
             }
-            (message.full_name().to_owned(), fields)
+            Layout { name: message.full_name().to_owned(), fields, required }
         })
         .collect();
     Table { names, messages }
@@ -86,41 +108,68 @@ impl Shape {
     /// Adds each field of `bytes` that is not known to `found`, once, however often it occurs.
     ///
     /// Malformed bytes end the walk of their message: decoding reports those.
-    pub fn walk(self, bytes: &[u8], found: &mut Vec<UnknownField>) {
-        walk(self.0, bytes, MAX_DEPTH, found);
+    ///
+    /// # Errors
+    /// The first required field that is not there.
+    pub fn walk(self, bytes: &[u8], found: &mut Vec<UnknownField>) -> Result<(), MissingField> {
+        walk(self.0, bytes, MAX_DEPTH, found)
     }
 }
 
-fn walk(message: usize, mut bytes: &[u8], depth: u32, found: &mut Vec<UnknownField>) -> Option<()> {
-    let (name, fields) = &TABLE.messages[message];
+/// The bit of a field number. The format's messages have no required field beyond 127, a test says so.
+fn bit(number: u32) -> u128 {
+    1_u128.checked_shl(number).unwrap_or(0)
+}
+
+fn walk(
+    message: usize,
+    mut bytes: &[u8],
+    depth: u32,
+    found: &mut Vec<UnknownField>,
+) -> Result<(), MissingField> {
+    let layout = &TABLE.messages[message];
+    let mut missing = layout.required;
     while !bytes.is_empty() {
-        let key = varint(&mut bytes)?;
-        let number = u32::try_from(key >> 3).ok()?;
-        let field = fields.get(number as usize).copied().unwrap_or(Field::Unknown);
-        if matches!(field, Field::Unknown) {
-            let field = UnknownField { message: name.clone(), number };
-            if !found.contains(&field) {
-                found.push(field);
+        let Some((number, content)) = next_field(&mut bytes) else {
+            return Ok(());
+        };
+        missing &= !bit(number);
+        match (layout.fields.get(number as usize), content) {
+            (Some(Field::Message(inner)), Some(content)) if depth > 0 => {
+                walk(*inner, content, depth - 1, found)?;
             }
-        }
-        match key & 7 {
-            0 => {
-                varint(&mut bytes)?;
-            }
-            1 => bytes = bytes.get(8..)?,
-            2 => {
-                let length = usize::try_from(varint(&mut bytes)?).ok()?;
-                let (inner, rest) = bytes.split_at_checked(length)?;
-                bytes = rest;
-                if let (Field::Message(inner_message), 1..) = (field, depth) {
-                    walk(inner_message, inner, depth - 1, found);
+            (Some(Field::Message(_) | Field::Scalar), _) => {}
+            (Some(Field::Unknown) | None, _) => {
+                let field = UnknownField { message: layout.name.clone(), number };
+                if !found.contains(&field) {
+                    found.push(field);
                 }
             }
-            5 => bytes = bytes.get(4..)?,
-            _ => return None,
         }
     }
-    Some(())
+    if missing != 0 {
+        return Err(MissingField { message: layout.name.clone(), number: missing.trailing_zeros() });
+    }
+    Ok(())
+}
+
+/// Takes one field off the front: its number and, for one with a length, its content.
+fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+    let key = varint(bytes)?;
+    let number = u32::try_from(key >> 3).ok()?;
+    let length = match key & 7 {
+        0 => {
+            varint(bytes)?;
+            return Some((number, None));
+        }
+        1 => 8,
+        2 => usize::try_from(varint(bytes)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (content, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some((number, (key & 7 == 2).then_some(content)))
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -146,7 +195,7 @@ mod tests {
 
     fn unknown(message: &str, bytes: &[u8]) -> Vec<UnknownField> {
         let mut found = Vec::new();
-        Shape::of(message).expect("known").walk(bytes, &mut found);
+        Shape::of(message).expect("known").walk(bytes, &mut found).expect("complete");
         found
     }
 
@@ -169,10 +218,28 @@ mod tests {
         assert_eq!(names, ["field 127 of task_core_entry", "field 15 of core_entry"]);
     }
 
+    #[test]
+    fn missing_required_fields_are_found_at_any_depth() {
+        let walk = |bytes: &[u8]| Shape::of("core_entry").expect("known").walk(bytes, &mut Vec::new());
+        let error = walk(&[]).expect_err("mtype is required");
+        assert_eq!(error.to_string(), "required field 1 of core_entry is missing");
+        let error = walk(&[1 << 3, 1, 3 << 3 | 2, 0]).expect_err("empty task");
+        assert_eq!(error.message, "task_core_entry");
+    }
+
+    #[test]
+    fn all_required_fields_fit_the_mask() {
+        for message in descriptors().all_messages() {
+            for field in message.fields() {
+                assert!(field.cardinality() != Cardinality::Required || field.number() < 128);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_do_no_harm(bytes: Vec<u8>) {
-            unknown("core_entry", &bytes);
+            let _ = Shape::of("core_entry").expect("known").walk(&bytes, &mut Vec::new());
         }
     }
 }
