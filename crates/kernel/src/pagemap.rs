@@ -203,15 +203,16 @@ impl PageMap {
     /// `CAP_SYS_ADMIN`, [`Category::HUGE`] and [`Category::WP_ALLOWED`] not at all.
     pub fn scan(&self, range: Range<u64>, filter: Filter) -> Runs<'_> {
         if self.words {
-            Runs::Words(words::Words::new(&self.file, range, filter))
+            Runs(Way::Words(words::Words::new(&self.file, range, filter)))
         } else {
-            Runs::Scan(Scan::new(&self.file, range, filter, Action::Look))
+            Runs(Way::Scan(Scan::new(&self.file, range, filter, Action::Look)))
         }
     }
 
     /// As [`PageMap::scan`], but with an action, and only where the kernel can scan (`ENOTTY`).
     pub fn scan_with(&self, range: Range<u64>, filter: Filter, action: Action) -> Runs<'_> {
-        Runs::Scan(Scan { fallback: false, ..Scan::new(&self.file, range, filter, action) })
+        let scan = Scan::new(&self.file, range, filter, action);
+        Runs(Way::Scan(Scan { fallback: false, ..scan }))
     }
 }
 
@@ -227,12 +228,13 @@ impl AsFd for PageMap {
     }
 }
 
-/// Iterator of [`PageMap::scan`].
+/// Iterator of [`PageMap::scan`]; it ends after an error.
 #[derive(Debug)]
-pub enum Runs<'a> {
-    /// By the ioctl.
+pub struct Runs<'a>(Way<'a>);
+
+#[derive(Debug)]
+enum Way<'a> {
     Scan(Scan<'a>),
-    /// By the words.
     Words(words::Words<'a>),
 }
 
@@ -240,17 +242,18 @@ impl Iterator for Runs<'_> {
     type Item = io::Result<PageRange>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Self::Scan(scan) = self {
+        if let Way::Scan(scan) = &mut self.0 {
             match scan.next() {
                 Some(Err(error)) if scan.fallback && is_missing(&error) => {
-                    *self = Self::Words(words::Words::new(scan.file, scan.at..scan.range_end, scan.filter));
+                    let rest = scan.at..scan.range_end;
+                    self.0 = Way::Words(words::Words::new(scan.file, rest, scan.filter));
                 }
                 answer => return answer,
             }
         }
-        match self {
-            Self::Words(words) => words.next(),
-            Self::Scan(scan) => scan.next(),
+        match &mut self.0 {
+            Way::Words(words) => words.next(),
+            Way::Scan(scan) => scan.next(),
         }
     }
 }
@@ -261,7 +264,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// A scan under way.
 #[derive(Debug)]
-pub struct Scan<'a> {
+struct Scan<'a> {
     file: &'a File,
     filter: Filter,
     flags: u64,
@@ -270,6 +273,7 @@ pub struct Scan<'a> {
     fallback: bool,
     batch: Vec<PageRange>,
     taken: usize,
+    run: Option<PageRange>,
 }
 
 impl<'a> Scan<'a> {
@@ -287,6 +291,7 @@ impl<'a> Scan<'a> {
             fallback: true,
             batch: Vec::new(),
             taken: 0,
+            run: None,
         }
     }
 
@@ -308,7 +313,8 @@ impl<'a> Scan<'a> {
         // SAFETY: `arg` has the size it says and names `regions` with its length.
         let n = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
         let n = Errno::result(n)? as usize;
-        self.at = arg.walk_end;
+        // Not `walk_end`: after an inner buffer of the kernel was full once, it stays behind.
+        self.at = if n < BATCH { self.range_end } else { regions[n - 1].end };
         self.taken = 0;
         self.batch.clear();
         self.batch.extend(regions[..n].iter().map(|region| PageRange {
@@ -320,23 +326,44 @@ impl<'a> Scan<'a> {
     }
 }
 
-impl Iterator for Scan<'_> {
-    type Item = io::Result<PageRange>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Scan<'_> {
+    /// The next region as the kernel gives it: a run may come in pieces.
+    fn region(&mut self) -> io::Result<Option<PageRange>> {
         while self.taken == self.batch.len() {
             if self.at >= self.range_end {
-                return None;
+                return Ok(None);
             }
             if let Err(error) = self.refill() {
                 if !(self.fallback && is_missing(&error)) {
                     self.at = self.range_end;
                 }
-                return Some(Err(error));
+                return Err(error);
             }
         }
         self.taken += 1;
-        Some(Ok(self.batch[self.taken - 1]))
+        Ok(Some(self.batch[self.taken - 1]))
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = io::Result<PageRange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let region = match self.region() {
+                Ok(Some(region)) => region,
+                Ok(None) => return self.run.take().map(Ok),
+                Err(error) => return Some(Err(error)),
+            };
+            match &mut self.run {
+                Some(run) if run.end == region.start && run.is == region.is => run.end = region.end,
+                run => {
+                    if let Some(done) = run.replace(region) {
+                        return Some(Ok(done));
+                    }
+                }
+            }
+        }
     }
 }
 

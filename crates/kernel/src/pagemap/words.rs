@@ -14,7 +14,7 @@ const BATCH: usize = 8192;
 
 /// A reading under way.
 #[derive(Debug)]
-pub struct Words<'a> {
+pub(super) struct Words<'a> {
     file: &'a File,
     filter: Filter,
     /// Page number after the last word in `words`.
