@@ -96,6 +96,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// The JSON form of an image is wrong.
+    #[error("{path}: {reason}")]
+    Json {
+        /// Where in the document, such as `entries[3].regs.ip`.
+        path: String,
+        /// What is wrong there.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("{image}: {op}: {source}{}", remedy(.source))]
     Io {
@@ -119,7 +127,7 @@ impl Error {
         matches!(self, Error::Missing { .. })
     }
 
-    /// The file name of the image concerned.
+    /// The file name of the image concerned; for [`Error::Json`] the place in the document.
     pub fn image(&self) -> &str {
         match self {
             Error::Missing { image, .. }
@@ -131,6 +139,7 @@ impl Error {
             | Error::NotOne { image, .. }
             | Error::Misuse { image, .. }
             | Error::Io { image, .. } => image,
+            Error::Json { path, .. } => path,
         }
     }
 }

@@ -79,15 +79,11 @@ impl<R: Read> FrameReader<R> {
     /// # Errors
     /// [`Error::BadMagic`], [`Error::Truncated`] and those of the reader.
     pub fn open(reader: R, image: Image, name: impl Into<String>) -> Result<Self> {
-        let mut this =
-            FrameReader { reader, image, name: name.into(), offset: 0, buffer: Vec::new(), unknown: None };
+        let mut this = Self::headless(reader, image, name);
         if image.family() == Family::Raw {
             return Ok(this);
         }
-        let mut found = this.word("the magic")?;
-        if found == COMMON_MAGIC || found == SERVICE_MAGIC {
-            found = this.word("the second magic")?;
-        }
+        let found = this.magic()?;
         if found != image.magic() {
             return Err(Error::BadMagic {
                 offset: this.offset - 4,
@@ -98,6 +94,30 @@ impl<R: Read> FrameReader<R> {
             });
         }
         Ok(this)
+    }
+
+    /// As [`open`](Self::open), for an image whose kind is told by its name (without directories), or else
+    /// by its magic.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Corrupt`] for a file that is no image.
+    pub fn open_any(reader: R, name: &str) -> Result<Self> {
+        if let Some((image, _)) = Image::from_file_name(name) {
+            return Self::open(reader, image, name);
+        }
+        // The kind is corrected as soon as the magic is known.
+        let mut this = Self::headless(reader, Image::Inventory, name);
+        let found = this.magic()?;
+        this.image = Image::from_magic(found).ok_or_else(|| {
+            let reason = format!("magic {found:#010x} is of no known image");
+            this.corrupt(this.offset - 4, "a magic", reason)
+        })?;
+        Ok(this)
+    }
+
+    /// Reads entries that no header precedes, such as those inside raw bytes.
+    pub fn headless(reader: R, image: Image, name: impl Into<String>) -> Self {
+        FrameReader { reader, image, name: name.into(), offset: 0, buffer: Vec::new(), unknown: None }
     }
 
     /// Collects unknown fields for [`unknown`](Self::unknown) from now on, instead of refusing them.
@@ -212,6 +232,14 @@ impl<R: Read> FrameReader<R> {
     /// Reads all further entries as messages of one kind, for images without raw bytes.
     pub fn entries<M: Message + Name + Default>(self) -> Entries<M, R> {
         Entries { reader: self, failed: false, message: PhantomData }
+    }
+
+    /// The image's own magic; the family's before it is read over.
+    fn magic(&mut self) -> Result<u32> {
+        match self.word("the magic")? {
+            COMMON_MAGIC | SERVICE_MAGIC => self.word("the second magic"),
+            own => Ok(own),
+        }
     }
 
     fn word(&mut self, what: &str) -> Result<u32> {

@@ -9,6 +9,7 @@
 //! | [`record`] | inert entries that resource crates hand around, and their way into files |
 //! | [`pagemap`] | which pages are stored, and where |
 //! | [`inventory`] | the commit mark of a checkpoint |
+//! | [`json`] | the JSON form that `crit decode` prints |
 //! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@
 pub mod error;
 pub mod frame;
 pub mod inventory;
+pub mod json;
 pub mod magic;
 pub mod pagemap;
 pub mod payload;
