@@ -10,16 +10,26 @@
 //! Nothing is probed or opened before its first use.
 
 pub mod arch;
+pub mod capability;
 pub mod clone3;
 mod error;
+pub mod features;
+pub mod fhandle;
+pub mod fiemap;
 pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
 pub mod plain;
+pub mod prctl;
 pub mod proc;
 pub mod procmap;
 pub mod ptrace;
+pub mod rseq;
+pub mod sched;
+pub mod sockdiag;
+pub mod sockopt;
+pub mod tcp_repair;
 
 pub use error::{ProcError, ProcResult};
 pub use nix::unistd::Pid;

@@ -78,11 +78,13 @@ impl Iterator for Words<'_> {
             let is = decode(word, zero_pfn());
             let start = page * PAGE;
             let (accepted, is) = (self.filter.accepts(is), is & self.filter.report);
-            if let Some(run) = &mut self.run {
-                if accepted && run.end == start && run.is == is {
-                    run.end += PAGE;
-                    continue;
-                }
+            if let Some(run) = &mut self.run
+                && accepted
+                && run.end == start
+                && run.is == is
+            {
+                run.end += PAGE;
+                continue;
             }
             let done = self.run.take();
             if accepted {
