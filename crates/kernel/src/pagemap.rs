@@ -14,7 +14,10 @@ use nix::unistd::Pid;
 
 use crate::plain::{self, Plain};
 
+mod ranges;
 mod words;
+
+pub use ranges::RangeRuns;
 
 /// End of the user's half of the address space with four page table levels.
 pub const ADDRESS_SPACE_END: u64 = 0x7fff_ffff_f000;
@@ -207,6 +210,15 @@ impl PageMap {
         } else {
             Runs(Way::Scan(Scan::new(&self.file, range, filter, Action::Look)))
         }
+    }
+
+    /// The matching runs in many ranges, sorted and without overlap, each with the index of its
+    /// range: one pass over the address space, however many ranges there are.
+    ///
+    /// A run never reaches from one range into the next, as those of [`PageMap::scan`] may do
+    /// where mappings touch.
+    pub fn scan_ranges<'a>(&'a self, ranges: &'a [Range<u64>], filter: Filter) -> RangeRuns<'a> {
+        RangeRuns::new(self, ranges, filter)
     }
 
     /// As [`PageMap::scan`], but with an action, and only where the kernel can scan (`ENOTTY`).

@@ -126,3 +126,28 @@ fn a_bad_filter_is_an_error_once() {
     assert!(scan.next().unwrap().is_err());
     assert!(scan.next().is_none());
 }
+
+#[test]
+fn ranges_split_runs_and_leave_out_what_is_between() {
+    let pages = Pages::new(MapFlags::MAP_PRIVATE);
+    let start = pages.range().start;
+    for page in 10..20 {
+        // SAFETY: within the mapping, which is writable.
+        unsafe { pages.0.as_ptr().cast::<u8>().add(page * 4096).write_volatile(1) };
+    }
+    let pages_of = |from: u64, to: u64| start + from * 4096..start + to * 4096;
+    let ranges = [pages_of(0, 1), pages_of(1, 2), pages_of(9, 12), pages_of(12, 13), pages_of(15, 30)];
+    let expected = [(0, 0, 1), (2, 10, 2), (3, 12, 1), (4, 15, 5)];
+    let map = PageMap::open(Pid::this()).unwrap();
+    let seen = |map: &PageMap| -> Vec<(usize, u64, u64)> {
+        map.scan_ranges(&ranges, SEEN)
+            .map(|part| part.unwrap())
+            .map(|(index, run)| (index, (run.start - start) / 4096, run.pages()))
+            .collect()
+    };
+    assert_eq!(seen(&map), expected);
+    assert_eq!(map.scan_ranges(&[], SEEN).count(), 0);
+    let one = [pages_of(11, 12)];
+    assert_eq!(map.scan_ranges(&one, SEEN).count(), 1);
+    assert_eq!(seen(&map.by_words()), expected);
+}

@@ -19,8 +19,8 @@ pub struct FdInfo {
     /// Inode number (Linux 5.14); 0 before.
     pub inode: u64,
     /// All other lines in order: the word before the first colon, and the rest.
-    /// The lock lines have the key `lock`, eventfd has `eventfd-count`, epoll one `tfd` a target,
-    /// inotify one `inotify wd` a watch (its key is the text before the first colon).
+    /// Lock lines have the key `lock`, eventfd has `eventfd-count` (hexadecimal), signalfd
+    /// `sigmask` (hexadecimal), epoll one `tfd` a target, inotify one `inotify wd` a watch.
     pub lines: Vec<(String, String)>,
 }
 
@@ -63,11 +63,32 @@ impl FdInfo {
         value.parse().map_err(|_| ProcError::parse(FILE, key, value))
     }
 
+    /// The first line of this key, as a hexadecimal number; an error names the key.
+    pub fn hex(&self, key: &'static str) -> ProcResult<u64> {
+        let value = self.get(key).unwrap_or_default();
+        u64::from_str_radix(value, 16).map_err(|_| ProcError::parse(FILE, key, value))
+    }
+
     /// The file locks: the text after `lock:`, for example
     /// `1: POSIX  ADVISORY  WRITE 4242 fe:00:1234 0 EOF`.
     pub fn locks(&self) -> impl Iterator<Item = &str> {
         self.all("lock")
     }
+}
+
+/// Splits a line of many fields, such as epoll's `5 events:       19 data:  7  pos:0 ino:9`:
+/// key and value, joined or with spaces between. A first word without a key is passed over.
+pub fn parse_pairs(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut words = line.split_ascii_whitespace();
+    std::iter::from_fn(move || {
+        loop {
+            match words.next()?.split_once(':') {
+                Some((key, "")) => return Some((key, words.next()?)),
+                Some(pair) => return Some(pair),
+                None => {}
+            }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -78,16 +99,24 @@ mod tests {
     fn lines() {
         let text = "pos:\t5\nflags:\t02100001\nmnt_id:\t24\nino:\t3\n\
             lock:\t1: POSIX  ADVISORY  WRITE 42 fe:00:12 0 EOF\nlock:\t2: FLOCK\n\
-            eventfd-count:                7\ntfd:        5 events:       19 data:  5 pos:0\n";
+            eventfd-count:               1f\ntfd:        5 events:       19 data:  5 pos:0\n";
         let info = FdInfo::parse(text).unwrap();
         assert_eq!((info.pos, info.mnt_id, info.inode), (5, 24, 3));
         assert_eq!(info.flags, libc::O_CLOEXEC | libc::O_LARGEFILE | 0o100_000 | libc::O_WRONLY);
         assert_eq!(info.locks().count(), 2);
         assert_eq!(info.get("lock"), Some("1: POSIX  ADVISORY  WRITE 42 fe:00:12 0 EOF"));
-        assert_eq!(info.number::<u64>("eventfd-count").unwrap(), 7);
+        assert_eq!(info.hex("eventfd-count").unwrap(), 0x1f);
+        assert!(info.number::<u64>("eventfd-count").is_err());
         assert_eq!(info.get("tfd"), Some("5 events:       19 data:  5 pos:0"));
         let error = info.number::<u64>("sigmask").unwrap_err();
         assert_eq!(error.to_string(), r#"fdinfo: no valid sigmask in """#);
+    }
+
+    #[test]
+    fn pairs() {
+        let found: Vec<_> = parse_pairs("5 events:       19 data:  7  pos:0 ino:9").collect();
+        assert_eq!(found, [("events", "19"), ("data", "7"), ("pos", "0"), ("ino", "9")]);
+        assert_eq!(parse_pairs("x y: ").count(), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod stat;
 mod status;
 mod timers;
 
-pub use fdinfo::FdInfo;
+pub use fdinfo::{FdInfo, parse_pairs};
 pub use lists::{parse_auxv, parse_list, parse_number};
 pub use mountinfo::{MountInfo, parse_mountinfo};
 pub use stat::Stat;

@@ -13,7 +13,6 @@ fn own_directory() {
     assert!(dir.mountinfo().unwrap().iter().any(|m| m.mount_point == Path::new("/proc")));
     assert!(dir.auxv().unwrap().iter().any(|&(kind, value)| kind == 6 && value == 4096));
     assert!(dir.maps().unwrap().iter().any(|vma| vma.start == stat.start_code / 4096 * 4096));
-    assert!(dir.timers().unwrap().is_empty());
     assert!(dir.oom_score_adj().unwrap() >= -1000);
     dir.timer_slack_ns().unwrap();
     dir.personality().unwrap();
@@ -53,4 +52,46 @@ fn a_child_is_seen_until_it_is_gone() {
     let error = ProcDir::open(pid).unwrap_err();
     assert!(error.is_gone());
     assert!(error.to_string().starts_with(&format!("cannot open /proc/{pid}: ")));
+}
+
+#[test]
+fn own_timer() {
+    // SAFETY: a sigevent of zeros is valid: SIGEV_SIGNAL is 0.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_NONE;
+    event.sigev_signo = libc::SIGUSR2;
+    event.sigev_value.sival_ptr = 0x7fff_1234_5678 as *mut libc::c_void;
+    let mut id = 0i32;
+    // SAFETY: the event is initialised; the kernel stores an int id.
+    let r = unsafe { libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &mut event, &mut id) };
+    assert_eq!(r, 0);
+    let timers = ProcDir::current().unwrap().timers().unwrap();
+    let seen = timers.iter().find(|timer| timer.id == id).unwrap();
+    let expected = TimerInfo {
+        id,
+        signal: libc::SIGUSR2,
+        value: 0x7fff_1234_5678,
+        notify: TimerNotify::None,
+        thread: false,
+        target: Pid::this().as_raw(),
+        clock: libc::CLOCK_MONOTONIC,
+    };
+    assert_eq!(*seen, expected);
+    // SAFETY: the timer is ours.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_timer_delete, id) }, 0);
+}
+
+#[test]
+fn own_eventfd_and_epoll() {
+    use std::os::fd::AsRawFd;
+    let dir = ProcDir::current().unwrap();
+    let event = nix::sys::eventfd::EventFd::from_value(42).unwrap();
+    let info = dir.fdinfo(event.as_raw_fd()).unwrap();
+    assert_eq!(info.hex("eventfd-count").unwrap(), 42);
+    let epoll = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap();
+    let wanted = nix::sys::epoll::EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, 0xabc);
+    epoll.add(&event, wanted).unwrap();
+    let info = dir.fdinfo(epoll.0.as_raw_fd()).unwrap();
+    let pairs: Vec<_> = parse_pairs(info.get("tfd").unwrap()).collect();
+    assert!(pairs.contains(&("data", "abc")), "{pairs:?}");
 }
