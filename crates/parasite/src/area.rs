@@ -201,6 +201,14 @@ impl Area {
         script.outcome(self.bytes(place, script.size()), failed)
     }
 
+    /// What the step number `index` of the script at `place` returned.
+    pub fn result(&self, place: usize, index: usize) -> i64 {
+        let offset = place + index * wire::INSTR_SIZE;
+        assert!(offset + wire::INSTR_SIZE <= self.len, "outside of the control area");
+        // SAFETY: inside of the mapping, where an instruction was encoded; its result is atomic.
+        unsafe { self.memory.add(offset).cast::<wire::Instr>().as_ref() }.ret.load(Ordering::SeqCst)
+    }
+
     fn bytes(&mut self, offset: usize, len: usize) -> &mut [u8] {
         assert!(offset + len <= self.len, "outside of the control area");
         // SAFETY: inside of the mapping. The target reads it only while its threads run, and the host
@@ -231,6 +239,16 @@ impl Area {
         // SAFETY: inside of the mapping.
         unsafe { self.memory.add(std::mem::offset_of!(Shared, lifeline)).cast().as_ptr() }
     }
+}
+
+/// Waits, at most a tenth of a second, until the word is no longer `seen` (ETIMEDOUT: it still is).
+pub fn wait_for_change(word: &AtomicU32, seen: u32) -> Result<(), Errno> {
+    let patience = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    // SAFETY: a futex word in a mapping that outlives the call, and a timeout on the stack.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const patience, 0, 0)
+    };
+    Errno::result(ret).map(drop)
 }
 
 fn check(errno: i32) -> Result<(), Errno> {

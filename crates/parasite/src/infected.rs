@@ -1,6 +1,6 @@
 //! A seized process with the script machine mapped into it.
 
-use crate::area::{Area, Layout, ThreadSlot};
+use crate::area::{Area, Layout, ThreadSlot, wait_for_change};
 use crate::{Error, Result, Seized, remote};
 use criu_kernel::Pid;
 use criu_kernel::arch::UserRegs;
@@ -202,14 +202,4 @@ impl Drop for Infected {
             let _ = self.unmap();
         }
     }
-}
-
-/// Waits, at most a tenth of a second, until the word is no longer `seen`.
-fn wait_for_change(word: &std::sync::atomic::AtomicU32, seen: u32) -> Result<(), Errno> {
-    let patience = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    // SAFETY: a futex word in a mapping that outlives the call, and a timeout on the stack.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const patience, 0, 0)
-    };
-    Errno::result(ret).map(drop)
 }

@@ -28,6 +28,8 @@ pub enum Verdict {
     Run,
     /// It stays stopped, as by SIGSTOP.
     Stop,
+    /// It is stopped by this job-control signal.
+    StopBy(i32),
     /// It is killed.
     Kill,
 }
@@ -166,8 +168,14 @@ impl Seized {
             }
             return Ok(());
         }
-        if verdict == Verdict::Stop && self.stopped.is_none() {
-            let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGSTOP);
+        let signal = match verdict {
+            Verdict::Stop => Some(libc::SIGSTOP),
+            Verdict::StopBy(signal) => Some(signal),
+            _ => None,
+        };
+        if let Some(signal) = signal.filter(|_| self.stopped.is_none()) {
+            // SAFETY: a plain system call. nix knows no signal by number.
+            unsafe { libc::kill(self.pid.as_raw(), signal) };
         }
         self.detach_all()
     }

@@ -302,6 +302,11 @@ impl Outcome {
         self.rets[step.index()]
     }
 
+    /// What the step at a position returned.
+    pub fn ret_at(&self, index: usize) -> i64 {
+        self.rets[index]
+    }
+
     /// What a step returned, an error as its errno (positive).
     pub fn result(&self, step: StepId) -> Result<i64, i32> {
         match self.ret(step) {

@@ -1,0 +1,171 @@
+//! The dump: freeze, ask, write, let go.
+
+mod freeze;
+mod namespaces;
+mod scratch;
+pub(crate) mod write;
+
+pub(crate) use write as state;
+
+use crate::hooks::{Action, Hooks, notify};
+use crate::{DumpStats, Error, Resources, Result};
+use criu_images::{Image, RecordSet, Store, StoreExt, magic};
+use criu_kernel::pidfd;
+use criu_parasite::{Seized, Verdict};
+use criu_resource::{
+    Answer, DumpContext, Fate, FrozenTask, FrozenTree, Options, TaskImages, ThreadAnswer, TreeDump,
+};
+use criu_script::{Outcome, Script};
+use freeze::Stopped;
+use scratch::Scratch;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+/// Dumps the process tree below `root` into `store`.
+///
+/// Until the inventory, the last image, is written, every failure leaves the tree running as before and
+/// removes the images again. When this process dies, the tree runs on.
+pub fn dump(
+    root: i32,
+    options: &Options,
+    resources: Resources<'_>,
+    store: &dyn Store,
+    hooks: &mut dyn Hooks,
+) -> Result<DumpStats> {
+    notify(hooks, Action::PreDump, Some(root))?;
+    // Images of an earlier dump must not be taken for this one's.
+    store.remove(&Image::Inventory.file_name(0))?;
+    let scratch = Scratch::new(store);
+    let start = Instant::now();
+    let mut stopped = freeze::freeze(root, &|| hooks.cancelled())?;
+    let mut stats = DumpStats { freezing: start.elapsed(), ..DumpStats::default() };
+    tracing::info!("dump: {} tasks frozen", stopped.held.len());
+
+    let fate = match (options.leave_running, options.leave_stopped) {
+        (_, true) => Fate::Stop,
+        (true, _) => Fate::Run,
+        _ => Fate::Kill,
+    };
+    write_images(&mut stopped, options, resources, &scratch, hooks, fate, &mut stats)?;
+    scratch.keep();
+    let_go(stopped, fate)?;
+    stats.frozen = start.elapsed();
+    store.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
+    Ok(stats)
+}
+
+fn write_images(
+    stopped: &mut Stopped,
+    options: &Options,
+    resources: Resources<'_>,
+    store: &dyn Store,
+    hooks: &mut dyn Hooks,
+    fate: Fate,
+    stats: &mut DumpStats,
+) -> Result<()> {
+    let tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
+    let root = Some(tree.tasks[0].pid);
+    resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
+    notify(hooks, Action::NetworkLock, root)?;
+    let context = DumpContext { options, store };
+    let mut parts = Vec::with_capacity(resources.tree.len());
+    for part in resources.tree {
+        let started = part.dump(&tree, &context).map_err(Error::resource(part.name()))?;
+        parts.push((part.name(), started));
+    }
+
+    let mut images = Vec::with_capacity(tree.tasks.len());
+    for (task, seized) in tree.tasks.iter().zip(&mut stopped.seized) {
+        if hooks.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let mut collected = write::new_images(task)?;
+        if let Some(held) = seized.take() {
+            *seized = Some(ask(task, held, resources, &parts, &context, &mut collected)?);
+        }
+        images.push(collected);
+    }
+
+    let mut shared = RecordSet::new();
+    let memory = Instant::now();
+    for (name, part) in &mut parts {
+        part.finish(&mut shared).map_err(Error::resource(name))?;
+    }
+    stats.memory = memory.elapsed();
+    write::write(store, &tree, images, &shared)?;
+    notify(hooks, Action::PostDump, root)?;
+    write::commit(store, options)?;
+    for (name, part) in parts {
+        part.commit(fate).map_err(Error::resource(name))?;
+    }
+    if fate != Fate::Kill {
+        notify(hooks, Action::NetworkUnlock, root)?;
+    }
+    Ok(())
+}
+
+/// Asks one task, from inside, whatever the resources want to know.
+fn ask<'a>(
+    task: &'a FrozenTask<'a>,
+    seized: Seized,
+    resources: Resources<'a>,
+    parts: &'a [(&'static str, Box<dyn TreeDump + '_>)],
+    context: &'a DumpContext<'a>,
+    images: &mut TaskImages,
+) -> Result<Seized> {
+    let mut scripts: Vec<Script> = task.threads.iter().map(|_| Script::default()).collect();
+    let failed = |name| Error::of_task(name, task.pid);
+    let mut answers: Vec<(&'static str, Answer<'a>)> = Vec::new();
+    for state in resources.task {
+        scripts[0].set_what(state.name());
+        let answer = state.ask(task, context, &mut scripts[0]).map_err(failed(state.name()))?;
+        answers.push((state.name(), answer));
+    }
+    for (name, part) in parts {
+        scripts[0].set_what(name);
+        answers.push((name, part.ask(task, &mut scripts[0]).map_err(failed(name))?));
+    }
+    let mut thread_answers: Vec<(&'static str, usize, ThreadAnswer<'a>)> = Vec::new();
+    for (index, thread) in task.threads.iter().enumerate() {
+        for state in resources.thread {
+            scripts[index].set_what(state.name());
+            let answer = state.ask(task, thread, &mut scripts[index]).map_err(failed(state.name()))?;
+            thread_answers.push((state.name(), index, answer));
+        }
+        resources.registers.dump(thread, images.thread(index)).map_err(failed("registers"))?;
+    }
+
+    let mut infected = seized.infect(scripts.iter().cloned().map(Some).collect())?;
+    let outcomes: Vec<Outcome> = infected.run()?.into_iter().flatten().collect();
+    let seized = infected.cure()?;
+    for (script, outcome) in scripts.iter().zip(&outcomes) {
+        if let Some(step) = outcome.failed() {
+            return Err(crate::steps::failure(task.pid, script, step, outcome.ret_at(step)));
+        }
+    }
+    for (name, answer) in answers {
+        answer(&outcomes[0], images).map_err(failed(name))?;
+    }
+    for (name, index, answer) in thread_answers {
+        answer(&outcomes[index], images.thread(index)).map_err(failed(name))?;
+    }
+    Ok(seized)
+}
+
+fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {
+    let verdict = match fate {
+        Fate::Kill => Verdict::Kill,
+        Fate::Run => Verdict::Run,
+        Fate::Stop => Verdict::Stop,
+    };
+    if fate == Fate::Kill {
+        // All at once: nobody is to see another's end and act on it.
+        for held in &stopped.held {
+            let _ = pidfd::send_signal(held.pidfd.as_fd(), libc::SIGKILL); // a zombie is dead already
+        }
+    }
+    for seized in stopped.seized.into_iter().flatten() {
+        seized.release(verdict)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The images that belong to no resource: the tree, the tasks' cores, the inventory.
+
+use crate::Result;
+use criu_images::{Image, RecordSet, Store, StoreExt, proto};
+use criu_resource::{FrozenTask, FrozenTree, Life, NetworkLock, Options, TaskImages};
+
+/// `task_state` values of the core image.
+pub(crate) const ALIVE: u32 = 1;
+pub(crate) const DEAD: u32 = 2;
+pub(crate) const STOPPED: u32 = 3;
+pub(crate) const ZOMBIE: u32 = 6;
+
+/// `img_version` of the inventory.
+pub(crate) const VERSION: u32 = 2;
+
+/// The images of a task before anybody was asked.
+pub(crate) fn new_images(task: &FrozenTask<'_>) -> Result<TaskImages> {
+    let number = task.index as u32 + 1;
+    let (task_state, exit_code, stop_signo) = match task.life {
+        Life::Alive => (ALIVE, 0, None),
+        Life::Stopped(signal) => (STOPPED, 0, Some(signal as u32)),
+        Life::Zombie(status) => (ZOMBIE, status as u32, None),
+    };
+    let stat = criu_kernel::proc::ProcDir::open(criu_kernel::Pid::from_raw(task.pid))?.stat()?;
+    let core = || proto::CoreEntry { mtype: proto::core_entry::March::X8664 as i32, ..Default::default() };
+    let thread_core = || Some(proto::ThreadCoreEntry::default());
+    let tc = proto::TaskCoreEntry {
+        task_state,
+        exit_code,
+        stop_signo,
+        flags: stat.flags as u32,
+        comm: String::from_utf8_lossy(&stat.comm).into_owned(),
+        ..Default::default()
+    };
+    let ids = proto::TaskKobjIdsEntry {
+        vm_id: number,
+        files_id: number,
+        fs_id: number,
+        sighand_id: number,
+        ..namespaces()
+    };
+    let alive = !task.threads.is_empty();
+    Ok(TaskImages {
+        core: proto::CoreEntry {
+            tc: Some(tc),
+            thread_core: if alive { thread_core() } else { None },
+            ids: alive.then_some(ids),
+            ..core()
+        },
+        threads: task
+            .threads
+            .iter()
+            .skip(1)
+            .map(|_| proto::CoreEntry { thread_core: thread_core(), ..core() })
+            .collect(),
+        records: RecordSet::new(),
+    })
+}
+
+/// Numbers for the namespaces that criu-rs and the tree have in common.
+fn namespaces() -> proto::TaskKobjIdsEntry {
+    proto::TaskKobjIdsEntry {
+        pid_ns_id: Some(1),
+        net_ns_id: Some(2),
+        ipc_ns_id: Some(3),
+        uts_ns_id: Some(4),
+        mnt_ns_id: Some(5),
+        user_ns_id: Some(6),
+        cgroup_ns_id: Some(7),
+        time_ns_id: Some(8),
+        ..Default::default()
+    }
+}
+
+/// Writes all images but the inventory.
+pub(crate) fn write(
+    store: &dyn Store,
+    tree: &FrozenTree<'_>,
+    images: Vec<TaskImages>,
+    shared: &RecordSet,
+) -> Result<()> {
+    for (task, images) in tree.tasks.iter().zip(images) {
+        store.write_image(Image::Core, task.ns_pid as u64, &[images.core])?;
+        for (thread, core) in task.threads[1.min(task.threads.len())..].iter().zip(images.threads) {
+            store.write_image(Image::Core, thread.ns_tid as u64, &[core])?;
+        }
+        images.records.write_to(store)?;
+    }
+    shared.write_to(store)?;
+    let entries: Vec<_> = tree.tasks.iter().map(|task| pstree_entry(tree, task)).collect();
+    store.write_image(Image::Pstree, 0, &entries)?;
+    Ok(())
+}
+
+fn pstree_entry(tree: &FrozenTree<'_>, task: &FrozenTask<'_>) -> proto::PstreeEntry {
+    proto::PstreeEntry {
+        pid: task.ns_pid as u32,
+        ppid: task.parent.map_or(0, |parent| tree.tasks[parent].ns_pid as u32),
+        pgid: task.ns_pgid as u32,
+        sid: task.ns_sid as u32,
+        threads: match task.threads.is_empty() {
+            true => vec![task.ns_pid as u32],
+            false => task.threads.iter().map(|thread| thread.ns_tid as u32).collect(),
+        },
+    }
+}
+
+/// Writes the inventory: from here on the checkpoint is complete.
+pub(crate) fn commit(store: &dyn Store, options: &Options) -> Result<()> {
+    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok();
+    let inventory = proto::InventoryEntry {
+        img_version: VERSION,
+        fdinfo_per_id: Some(true),
+        ns_per_id: Some(true),
+        root_ids: Some(proto::TaskKobjIdsEntry { ..namespaces() }),
+        lsmtype: Some(proto::Lsmtype::NoLsm as i32),
+        dump_uptime: uptime.map(|time| time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000),
+        tcp_close: Some(options.tcp_close),
+        network_lock_method: Some(match options.network_lock {
+            NetworkLock::Iptables => proto::CriuNetworkLockMethod::Iptables as u32,
+            NetworkLock::Nftables => proto::CriuNetworkLockMethod::Nftables as u32,
+            NetworkLock::Skip => proto::CriuNetworkLockMethod::Skip as u32,
+        }),
+        ..Default::default()
+    };
+    let partial = "inventory.img.part";
+    let mut bytes = criu_images::frame::header(Image::Inventory);
+    criu_images::frame::write_entry(&mut bytes, &inventory)
+        .map_err(|source| criu_images::Error::io(partial, "write", source))?;
+    let mut writer = store.create(partial)?;
+    std::io::Write::write_all(&mut writer, &bytes)
+        .map_err(|source| criu_images::Error::io(partial, "write", source))?;
+    writer.finish()?;
+    store.rename(partial, &Image::Inventory.file_name(0))?;
+    Ok(())
+}

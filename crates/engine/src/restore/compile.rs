@@ -1,0 +1,243 @@
+//! Compiles one script for each thread of the tree.
+
+use super::space::{Space, TASK_END};
+use crate::{Error, Resources, Result};
+use criu_kernel::clone3::CloneArgs;
+use criu_kernel::plain::as_bytes;
+use criu_parasite::ThreadSlot;
+use criu_parasite::area::Layout;
+use criu_resource::{Births, BuiltTask, BuiltTree, Life, RestoreContext, Stage, TreeRestore};
+use criu_script::{Check, Script, wire};
+
+/// One thread of the restored tree.
+pub(crate) struct Job {
+    /// Position of the task.
+    pub task: usize,
+    pub tid: i32,
+    pub slot: ThreadSlot,
+    pub script: Script,
+}
+
+/// All that is run.
+pub(crate) struct Program {
+    /// The root's main thread comes first.
+    pub jobs: Vec<Job>,
+    pub layout: Layout,
+}
+
+/// A tree restore in progress, with its resource's name.
+pub(crate) type Part<'t> = (&'static str, Box<dyn TreeRestore + 't>);
+
+const THREAD_FLAGS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+struct Compiler<'a, 't> {
+    tree: &'a BuiltTree,
+    resources: Resources<'a>,
+    context: &'a RestoreContext<'a>,
+    births: Vec<Births>,
+    space: &'a Space,
+    parts: &'a mut Vec<Part<'t>>,
+    slots: Vec<Vec<ThreadSlot>>,
+    layout: Layout,
+    born: u64,
+    state: u64,
+}
+
+pub(crate) fn compile<'t>(
+    tree: &BuiltTree,
+    resources: Resources<'_>,
+    context: &RestoreContext<'_>,
+    space: &Space,
+    parts: &mut Vec<Part<'t>>,
+) -> Result<Program> {
+    let mut layout = Layout::new(space.area);
+    let born = layout.word();
+    let state = layout.word();
+    let count = |task: &BuiltTask| 1 + task.threads.len();
+    let slots = tree.tasks.iter().map(|task| (0..count(task)).map(|_| layout.thread()).collect()).collect();
+    let births = resources.family.births(tree).map_err(Error::resource("sessions"))?;
+    let mut compiler =
+        Compiler { tree, resources, context, births, space, parts, slots, layout, born, state };
+    let mut jobs = Vec::new();
+    for task in &tree.tasks {
+        compiler.task(task, &mut jobs)?;
+    }
+    Ok(Program { jobs, layout: compiler.layout })
+}
+
+impl Compiler<'_, '_> {
+    fn task(&mut self, task: &BuiltTask, jobs: &mut Vec<Job>) -> Result<()> {
+        let slots = self.slots[task.index].clone();
+        let mut script = Script::new("restore");
+        if task.parent.is_none() {
+            self.empty_address_space(&mut script);
+        }
+        if let Life::Zombie(status) = task.life {
+            self.family(task, &mut script)?;
+            self.stage(Stage::Born, task, &mut script)?;
+            die(status, &mut script);
+            jobs.push(Job { task: task.index, tid: task.pid() as i32, slot: slots[0], script });
+            return Ok(());
+        }
+        self.stage(Stage::Inherit, task, &mut script)?;
+        self.family(task, &mut script)?;
+        self.stage(Stage::Born, task, &mut script)?;
+        self.stage(Stage::Files, task, &mut script)?;
+        self.stage(Stage::Memory, task, &mut script)?;
+        script.set_what("restore");
+        for (&tid, &slot) in task.pstree.threads.iter().zip(&slots).skip(1) {
+            self.clone(tid, slot, THREAD_FLAGS as u64, 0, &mut script);
+        }
+        self.reap_later(task, &mut script);
+        self.stage(Stage::State, task, &mut script)?;
+        self.thread_stages(task, 0, &mut script)?;
+        self.stage(Stage::Last, task, &mut script)?;
+        self.thread_last(task, 0, &mut script)?;
+        jobs.push(Job { task: task.index, tid: task.pid() as i32, slot: slots[0], script });
+
+        for thread in 1..slots.len() {
+            let mut script = Script::new("restore");
+            self.thread_stages(task, thread, &mut script)?;
+            self.thread_last(task, thread, &mut script)?;
+            let tid = task.pstree.threads[thread] as i32;
+            jobs.push(Job { task: task.index, tid, slot: slots[thread], script });
+        }
+        Ok(())
+    }
+
+    /// The root is a copy of criu-rs: it drops all but the control area, and parks the vDSO.
+    fn empty_address_space(&self, script: &mut Script) {
+        let space = self.space;
+        for part in &space.vdso {
+            let (len, to) = (part.end - part.start, space.parked(part));
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            script
+                .syscall(
+                    libc::SYS_mremap,
+                    [part.start.into(), len.into(), len.into(), flags.into(), to.into()],
+                )
+                .check(Check::Eq(to as i64));
+        }
+        script.syscall(libc::SYS_munmap, [0.into(), space.area.into()]);
+        script.syscall(libc::SYS_munmap, [space.end().into(), (TASK_END - space.end()).into()]);
+    }
+
+    /// Clones the children and starts a session or group, in the planned order; then waits for everybody.
+    fn family(&mut self, task: &BuiltTask, script: &mut Script) -> Result<()> {
+        let births = self.births[task.index].clone();
+        script.set_what("process tree");
+        self.clone_children(&births.before_setsid, script);
+        if births.setsid {
+            script.syscall(libc::SYS_setsid, []);
+        }
+        if births.setpgid {
+            script.syscall(libc::SYS_setpgid, [0.into(), 0.into()]);
+        }
+        self.clone_children(&births.after, script);
+        script.arrive(self.born);
+        script.wait(self.born, self.tree.tasks.len() as u32);
+        Ok(())
+    }
+
+    fn clone_children(&mut self, children: &[usize], script: &mut Script) {
+        for &child in children {
+            let (pid, slot) = (self.tree.tasks[child].pid(), self.slots[child][0]);
+            self.clone(pid, slot, 0, libc::SIGCHLD as u64, script);
+        }
+    }
+
+    fn clone(&self, tid: u32, slot: ThreadSlot, flags: u64, exit_signal: u64, script: &mut Script) {
+        let ids = script.bytes(&tid.to_ne_bytes());
+        let args = CloneArgs { flags, exit_signal, set_tid_size: 1, ..Default::default() };
+        let place = script.bytes(as_bytes(&args));
+        script.point(place, std::mem::offset_of!(CloneArgs, set_tid), ids);
+        let size = place.len();
+        let args = [place.into(), size.into(), self.layout.tcb(slot).into()];
+        script.push(wire::OP_CLONE, libc::SYS_clone3 as u32, args).check(Check::Eq(i64::from(tid)));
+    }
+
+    /// Waits until children that are to be zombies are, and swallows the signals of their deaths.
+    fn reap_later(&self, task: &BuiltTask, script: &mut Script) {
+        let dead =
+            |child: &&BuiltTask| child.parent == Some(task.index) && matches!(child.life, Life::Zombie(_));
+        let mut any = false;
+        for child in self.tree.tasks.iter().filter(dead) {
+            any = true;
+            let info = script.zeroed(128);
+            let flags = libc::WEXITED | libc::WNOWAIT;
+            let args = [libc::P_PID.into(), child.pid().into(), info.into(), flags.into(), 0.into()];
+            script.syscall(libc::SYS_waitid, args);
+        }
+        if any {
+            let set = script.words(&[1 << (libc::SIGCHLD - 1)]);
+            let now = script.words(&[0, 0]);
+            let args = [set.into(), 0.into(), now.into(), 8.into()];
+            script.syscall(libc::SYS_rt_sigtimedwait, args).check(Check::Any);
+        }
+    }
+
+    fn stage(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<()> {
+        let pid = task.pid() as i32;
+        for (name, part) in self.parts.iter_mut() {
+            script.set_what(name);
+            part.emit(stage, task, script).map_err(Error::of_task(name, pid))?;
+        }
+        for state in self.resources.task {
+            script.set_what(state.name());
+            state.restore(stage, task, self.context, script).map_err(Error::of_task(state.name(), pid))?;
+        }
+        Ok(())
+    }
+
+    fn thread_stages(&mut self, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<()> {
+        self.thread_stage(Stage::State, task, thread, script)?;
+        let living = |task: &&BuiltTask| !matches!(task.life, Life::Zombie(_));
+        let all: usize = self.tree.tasks.iter().filter(living).map(|task| 1 + task.threads.len()).sum();
+        script.set_what("restore");
+        script.arrive(self.state);
+        script.wait(self.state, all as u32);
+        Ok(())
+    }
+
+    fn thread_last(&mut self, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<()> {
+        self.thread_stage(Stage::Last, task, thread, script)
+    }
+
+    fn thread_stage(&self, stage: Stage, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<()> {
+        for state in self.resources.thread {
+            script.set_what(state.name());
+            state
+                .restore(stage, task, thread, script)
+                .map_err(Error::of_task(state.name(), task.pid() as i32))?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends with the wait status of a zombie.
+fn die(status: i32, script: &mut Script) {
+    script.set_what("zombie");
+    let signal = status & 0x7f;
+    if signal == 0 {
+        script.syscall(libc::SYS_exit_group, [((status >> 8) & 0xff).into()]);
+        return;
+    }
+    // No core file, the default action, and then the signal itself.
+    let none = script.words(&[0, 0]);
+    script.syscall(libc::SYS_setrlimit, [(libc::RLIMIT_CORE as i32).into(), none.into()]);
+    let default = script.zeroed(32);
+    let args = [signal.into(), default.into(), 0.into(), 8.into()];
+    script.syscall(libc::SYS_rt_sigaction, args).check(Check::Any); // SIGKILL has no other action
+    let nothing = script.words(&[0]);
+    let args = [libc::SIG_SETMASK.into(), nothing.into(), 0.into(), 8.into()];
+    script.syscall(libc::SYS_rt_sigprocmask, args);
+    let pid = script.syscall(libc::SYS_getpid, []).id();
+    script.syscall(libc::SYS_kill, [pid.into(), signal.into()]);
+    // Waits for the signal to arrive.
+    script.syscall(libc::SYS_pause, []);
+}

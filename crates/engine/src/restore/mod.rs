@@ -1,0 +1,132 @@
+//! The restore: read, compile, prepare, run, finish.
+
+mod compile;
+mod pids;
+mod place;
+mod read;
+mod run;
+mod space;
+
+use crate::hooks::{Action, Hooks, notify};
+use crate::{Error, Resources, RestoreStats, Result, steps};
+use compile::{Part, Program};
+use criu_images::{Image, Store, StoreExt, magic};
+use criu_resource::{BuiltTree, Numbers, Options, RestoreContext};
+use place::Placed;
+use run::Run;
+use space::Space;
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A restored tree.
+#[derive(Debug)]
+pub struct Restored {
+    /// The root task's pid.
+    pub root: i32,
+    /// What it took.
+    pub stats: RestoreStats,
+}
+
+/// Where the parts of criu-rs's vDSO wait for their places: name, address, length.
+pub type ParkVdso<'a> = dyn Fn(&[(String, u64, u64)]) + 'a;
+
+/// Restores the tree that `store` holds.
+///
+/// Nothing is created before all images are read and checked. When a later step fails, every task made so
+/// far is killed; the images stay as they are.
+pub fn restore(
+    options: &Options,
+    resources: Resources<'_>,
+    park: &ParkVdso<'_>,
+    store: &dyn Store,
+    timeout: Duration,
+    hooks: &mut dyn Hooks,
+) -> Result<Restored> {
+    let start = Instant::now();
+    let tree = read::read(store)?;
+    let root = tree.tasks[0].pid() as i32;
+    let numbers = Mutex::new(Numbers::default());
+    let context = RestoreContext { options, store, numbers: &numbers };
+    let mut parts = begin(&tree, resources, &context)?;
+    let (space, program) = plan(&tree, resources, &context, park, &mut parts)?;
+    tracing::info!("restore: {} tasks, {} threads compiled", tree.tasks.len(), program.jobs.len());
+
+    notify(hooks, Action::PreRestore, Some(root))?;
+    let mut placed = Placed::default();
+    for (name, part) in &mut parts {
+        part.prepare(&mut placed).map_err(Error::resource(name))?;
+    }
+    let mut run = Run::load(&tree, program)?;
+    let forking = Instant::now();
+    run.go(options.restore_sibling, timeout)?;
+    let forking = forking.elapsed();
+    let complete = run.take_over(resources.registers, &space)?;
+    notify(hooks, Action::PostRestore, Some(root))?;
+    notify(hooks, Action::NetworkUnlock, Some(root))?;
+    for (name, part) in &mut parts {
+        part.finish().map_err(Error::resource(name))?;
+    }
+    notify(hooks, Action::PreResume, Some(root))?;
+    complete.resume(options.leave_stopped)?;
+    let stats = RestoreStats { forking, restore: start.elapsed() };
+    store.write_image(Image::Stats, magic::STATS_RESTORE, &[stats.entry()])?;
+    Ok(Restored { root, stats })
+}
+
+/// The scripts of a restore in words, without running any.
+pub fn dry_run(
+    options: &Options,
+    resources: Resources<'_>,
+    park: &ParkVdso<'_>,
+    store: &dyn Store,
+) -> Result<String> {
+    let tree = read::read(store)?;
+    let numbers = Mutex::new(Numbers::default());
+    let context = RestoreContext { options, store, numbers: &numbers };
+    let mut parts = begin(&tree, resources, &context)?;
+    let (_, program) = plan(&tree, resources, &context, park, &mut parts)?;
+    let mut text = String::new();
+    for job in &program.jobs {
+        let _ = writeln!(text, "thread {} of pid {}:", job.tid, tree.tasks[job.task].pid());
+        for step in job.script.steps() {
+            let _ = writeln!(text, "  {:<14} {}", step.what, steps::describe(step));
+        }
+    }
+    Ok(text)
+}
+
+fn begin<'t>(
+    tree: &'t BuiltTree,
+    resources: Resources<'t>,
+    context: &'t RestoreContext<'t>,
+) -> Result<Vec<Part<'t>>> {
+    let mut parts: Vec<Part<'t>> = Vec::with_capacity(resources.tree.len());
+    for part in resources.tree {
+        parts.push((part.name(), part.restore(tree, context).map_err(Error::resource(part.name()))?));
+    }
+    let own = criu_kernel::proc::ProcDir::current()?.descriptors()?;
+    let mut numbers = context.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    own.into_iter().for_each(|fd| numbers.occupy(fd));
+    drop(numbers);
+    Ok(parts)
+}
+
+fn plan(
+    tree: &BuiltTree,
+    resources: Resources<'_>,
+    context: &RestoreContext<'_>,
+    park: &ParkVdso<'_>,
+    parts: &mut Vec<Part<'_>>,
+) -> Result<(Space, Program)> {
+    let occupied = parts.iter().flat_map(|(_, part)| part.occupied()).collect();
+    let space = Space::find(occupied)?;
+    let parked: Vec<_> = space
+        .vdso
+        .iter()
+        .map(|part| (part.name.clone(), space.parked(part), part.end - part.start))
+        .collect();
+    park(&parked);
+    let program = compile::compile(tree, resources, context, &space, parts)?;
+    Ok((space, program))
+}

@@ -1,0 +1,208 @@
+//! Runs the compiled scripts and takes the finished tasks over.
+
+use super::compile::Program;
+use super::pids;
+use super::space::Space;
+use crate::{Error, Result, regs, steps};
+use criu_parasite::{Area, Seized, Verdict, area::Layout, launch};
+use criu_resource::{BuiltTree, Life, Registers};
+use criu_script::wire;
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// The tasks under construction. Dropped, it kills them all.
+pub(crate) struct Run<'a> {
+    tree: &'a BuiltTree,
+    program: Program,
+    area: Area,
+    places: Vec<usize>,
+    armed: bool,
+}
+
+impl<'a> Run<'a> {
+    /// Maps the control area and encodes the scripts.
+    pub(crate) fn load(tree: &'a BuiltTree, mut program: Program) -> Result<Run<'a>> {
+        let mut layout: Layout = program.layout.clone();
+        let places: Vec<usize> = program.jobs.iter().map(|job| layout.script(&job.script)).collect();
+        let file = memfd_create(c"criu-rs", MFdFlags::MFD_CLOEXEC).map_err(Error::system("memfd_create"))?;
+        nix::unistd::ftruncate(&file, layout.len() as i64)
+            .map_err(Error::system("ftruncate of the control area"))?;
+        let mut area = Area::map(&layout, &file, true).map_err(Error::system("mmap of the control area"))?;
+        for (job, &place) in program.jobs.iter().zip(&places) {
+            area.set_script(job.slot, place, &job.script);
+        }
+        program.layout = layout;
+        Ok(Run { tree, program, area, places, armed: false })
+    }
+
+    /// Clones the root, which does the rest, and waits until every thread is complete.
+    pub(crate) fn go(&mut self, sibling: bool, timeout: Duration) -> Result<()> {
+        pids::check(self.tree)?;
+        let root = self.tree.tasks[0].pid() as i32;
+        let flags = if sibling { libc::CLONE_PARENT as u64 } else { 0 };
+        let mut old = SigSet::empty();
+        let blocked = SigSet::all();
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&blocked), Some(&mut old))
+            .map_err(Error::system("sigprocmask"))?;
+        self.armed = true;
+        // A child would inherit the rseq registration, whose memory it is about to drop.
+        let rseq = criu_kernel::rseq::area().and_then(|area| area.unregister().ok());
+        let cloned = launch::launch(&self.area, self.program.jobs[0].slot, flags, &[root]);
+        if let Some(rseq) = rseq {
+            rseq.register().map_err(Error::system("rseq"))?;
+        }
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None).map_err(Error::system("sigprocmask"))?;
+        match cloned {
+            Ok(_) => self.wait(timeout),
+            Err(Errno::EEXIST) => Err(pids::explain(root)),
+            Err(errno) => Err(Error::system("clone3")(errno)),
+        }
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<()> {
+        let living = |job: &&super::compile::Job| !matches!(self.tree.tasks[job.task].life, Life::Zombie(_));
+        let total = self.program.jobs.iter().filter(living).count() as u32;
+        let shared = self.area.shared();
+        let deadline = Instant::now() + timeout;
+        loop {
+            if shared.abort.load(SeqCst) != 0 {
+                return Err(self.failure());
+            }
+            let finished = shared.finished.load(SeqCst);
+            if finished == total {
+                return Ok(());
+            }
+            if criu_parasite::area::wait_for_change(&shared.finished, finished) == Err(Errno::ETIMEDOUT) {
+                self.look_for_deaths()?;
+                if Instant::now() > deadline {
+                    return Err(Error::Timeout {
+                        seconds: timeout.as_secs(),
+                        missing: total - finished,
+                        total,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The first step that failed.
+    fn failure(&self) -> Error {
+        let failed = self.area.shared().failed.load(SeqCst);
+        let Some(n) = self.program.jobs.iter().position(|job| self.area.tcb(job.slot) == failed) else {
+            return Error::Died { pid: self.tree.tasks[0].pid() as i32, how: "no step failed".into() };
+        };
+        let job = &self.program.jobs[n];
+        let index = self.area.thread(job.slot).step.load(SeqCst) as usize;
+        let ret = self.area.result(self.places[n], index);
+        let step = &job.script.steps()[index];
+        if step.op == wire::OP_CLONE
+            && ret == -i64::from(libc::EEXIST)
+            && let criu_script::Check::Eq(pid) = step.check
+        {
+            return pids::explain(pid as i32);
+        }
+        steps::failure(job.tid, &job.script, index, ret)
+    }
+
+    fn look_for_deaths(&self) -> Result<()> {
+        for job in &self.program.jobs {
+            let tcb = self.area.thread(job.slot);
+            let state = tcb.state.load(SeqCst);
+            let zombie = matches!(self.tree.tasks[job.task].life, Life::Zombie(_));
+            if state != wire::STATE_RUNNING || zombie {
+                continue;
+            }
+            let stat =
+                criu_kernel::proc::ProcDir::open(criu_kernel::Pid::from_raw(job.tid)).and_then(|p| p.stat());
+            if stat.map_or(true, |stat| stat.is_zombie()) {
+                let index = tcb.step.load(SeqCst) as usize;
+                let step = job.script.steps().get(index);
+                let at = step.map_or("at its end".into(), |step| {
+                    format!("{}: in {}", step.what, steps::describe(step))
+                });
+                return Err(Error::Died { pid: job.tid, how: at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every thread its registers and unmaps the script machine. The tasks then stand still,
+    /// complete; they die if the result is dropped.
+    pub(crate) fn take_over(&mut self, registers: &dyn Registers, space: &Space) -> Result<Complete> {
+        let mut complete = Complete { tasks: Vec::new() };
+        for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
+            let pid = task.pid() as i32;
+            let mut seized = Seized::seize(pid)?;
+            for thread in 0..seized.threads().len() {
+                let tid = seized.threads()[thread].tid.as_raw() as u32;
+                let index = task.pstree.threads.iter().position(|&known| known == tid);
+                let core =
+                    task.thread(index.ok_or_else(|| {
+                        Error::Inconsistent(format!("pid {pid} has a foreign thread {tid}"))
+                    })?);
+                let state = registers.restore(core).map_err(Error::of_task("registers", pid))?;
+                let general = regs::from_words(&state.regs);
+                let general = general
+                    .ok_or_else(|| Error::Inconsistent(format!("core-{tid}.img: registers incomplete")))?;
+                let mask = core.thread_core.as_ref().and_then(|thread| thread.blk_sigset);
+                let mask = mask.or(task.tc().filter(|_| index == Some(0)).map(|tc| tc.blk_sigset));
+                seized.set_state(thread, general, state.xstate, mask.unwrap_or(0))?;
+            }
+            seized.unmap(space.area, space.end() - space.area)?;
+            complete.tasks.push((seized, task.life));
+        }
+        self.armed = false;
+        Ok(complete)
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        for job in &self.program.jobs {
+            let tcb = self.area.thread(job.slot);
+            if tcb.state.load(SeqCst) != wire::STATE_IDLE && job.tid == self.tree.tasks[job.task].pid() as i32
+            {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(job.tid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
+        let root = nix::unistd::Pid::from_raw(self.tree.tasks[0].pid() as i32);
+        let _ = nix::sys::wait::waitpid(root, None);
+    }
+}
+
+/// The complete tree, all threads stopped. Dropped, it is killed.
+pub(crate) struct Complete {
+    tasks: Vec<(Seized, Life)>,
+}
+
+impl Complete {
+    /// Lets all tasks run, or leaves them stopped.
+    pub(crate) fn resume(mut self, stop: bool) -> Result<()> {
+        for (seized, life) in std::mem::take(&mut self.tasks) {
+            let verdict = match (stop, life) {
+                (true, _) => Verdict::Stop,
+                (_, Life::Stopped(signal)) => Verdict::StopBy(signal),
+                _ => Verdict::Run,
+            };
+            seized.release(verdict)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Complete {
+    fn drop(&mut self) {
+        for (seized, _) in std::mem::take(&mut self.tasks) {
+            let _ = seized.release(Verdict::Kill);
+        }
+    }
+}
