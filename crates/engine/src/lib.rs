@@ -5,6 +5,7 @@
 
 pub mod dump;
 mod error;
+pub mod guard;
 pub mod hooks;
 mod regs;
 pub mod restore;

@@ -199,6 +199,15 @@ impl Seized {
         Ok(())
     }
 
+    /// From now on until the release, the process dies with its tracer: it is not complete yet.
+    pub fn die_with_tracer(&self) -> Result<()> {
+        for thread in &self.threads {
+            ptrace::set_options(thread.tid, Options::SYSGOOD | Options::SUSPEND_SECCOMP | Options::EXIT_KILL)
+                .map_err(Error::system(thread.tid, "PTRACE_SETOPTIONS"))?;
+        }
+        Ok(())
+    }
+
     /// Unmaps a range of the process's memory.
     pub fn unmap(&self, base: u64, len: u64) -> Result<()> {
         let main = &self.threads[0];

@@ -136,6 +136,7 @@ impl<'a> Run<'a> {
         for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
             let pid = task.pid() as i32;
             let mut seized = Seized::seize(pid)?;
+            seized.die_with_tracer()?;
             for thread in 0..seized.threads().len() {
                 let tid = seized.threads()[thread].tid.as_raw() as u32;
                 let index = task.pstree.threads.iter().position(|&known| known == tid);

@@ -1,0 +1,115 @@
+//! The log: the field's line format, which container runtimes search for `Error`.
+//!
+//! `(00.012345) Error (crates/net/src/tcp.rs:88): net: …`, times in seconds since the start. Buffered;
+//! errors are written through at once. Without a log file, errors and warnings go to stderr.
+
+use serde_json::json;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::{filter::LevelFilter, registry};
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people and for runtimes.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+struct Log {
+    format: Format,
+    start: Instant,
+    /// `None`: stderr.
+    file: Option<Mutex<BufWriter<File>>>,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Starts the log; call it once. `verbosity` is that of `-v`: 0 to 4.
+pub fn start(file: Option<File>, verbosity: u8, format: Format) {
+    let level = match (verbosity, &file) {
+        (0, _) => LevelFilter::OFF,
+        (1, _) => LevelFilter::ERROR,
+        (2, _) => LevelFilter::WARN,
+        (3, _) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    let file = file.map(|file| Mutex::new(BufWriter::with_capacity(64 << 10, file)));
+    if LOG.set(Log { format, start: Instant::now(), file }).is_ok() {
+        let subscriber = registry().with(Lines.with_filter(level));
+        // Only a second call fails, and that one was left out above.
+        let _ = tracing::subscriber::set_global_default(subscriber);
+    }
+}
+
+/// Writes out what is buffered: before a fork, and before the end.
+pub fn flush() {
+    if let Some(Log { file: Some(file), .. }) = LOG.get() {
+        let _ = file.lock().unwrap_or_else(PoisonError::into_inner).flush(); // nowhere left to report it
+    }
+}
+
+struct Lines;
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(log) = LOG.get() else { return };
+        let mut text = Text::default();
+        event.record(&mut text);
+        let line = log.line(event, &text);
+        let urgent = *event.metadata().level() == Level::ERROR;
+        // A full disk is no reason to fail a dump: its images would say so themselves.
+        let _ = match &log.file {
+            None => io::stderr().write_all(line.as_bytes()),
+            Some(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.write_all(line.as_bytes()).and_then(|()| if urgent { file.flush() } else { Ok(()) })
+            }
+        };
+    }
+}
+
+impl Log {
+    fn line(&self, event: &Event<'_>, text: &Text) -> String {
+        let meta = event.metadata();
+        let place = format!("{}:{}", meta.file().unwrap_or(meta.target()), meta.line().unwrap_or(0));
+        let time = self.start.elapsed();
+        if self.format == Format::Json {
+            let object = json!({
+                "time": time.as_secs_f64(), "level": meta.level().as_str().to_lowercase(),
+                "place": place, "pid": std::process::id(), "message": text.0,
+            });
+            return format!("{object}\n");
+        }
+        let mut line = format!("({:02}.{:06}) ", time.as_secs(), time.subsec_micros());
+        let _ = match *meta.level() {
+            Level::ERROR => write!(line, "Error ({place}): "),
+            Level::WARN => write!(line, "Warn  ({place}): "),
+            _ => Ok(()),
+        };
+        line.push_str(&text.0);
+        line.push('\n');
+        line
+    }
+}
+
+/// The message, and other fields behind it as `name=value`.
+#[derive(Default)]
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
