@@ -1,0 +1,181 @@
+//! Small things of a thread: its name, its execution domain, the addresses the kernel writes to when it ends, the signal it gets
+//! when its parent ends.
+
+use crate::steps::{pr, prctl, text};
+use criu_resource::{BoxError, BuiltTask, FrozenTask, FrozenThread, Stage, ThreadAnswer, ThreadState};
+use criu_script::{Arg, Script};
+
+const COMM: usize = 16;
+
+/// The name of a thread (prctl(2), PR_SET_NAME). The main thread's is the process's.
+pub struct Name;
+
+impl ThreadState for Name {
+    fn name(&self) -> &'static str {
+        "name"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        _: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        let name = script.zeroed(COMM);
+        prctl(script, libc::PR_GET_NAME, name, 0);
+        Ok(Box::new(move |outcome, core| {
+            let name = text(outcome.bytes(name));
+            if let Some(tc) = &mut core.tc {
+                tc.comm.clone_from(&name);
+            }
+            core.thread_core.get_or_insert_default().comm = Some(name);
+            Ok(())
+        }))
+    }
+
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<(), BoxError> {
+        let core = task.thread(thread);
+        let of_thread = core.thread_core.as_ref().and_then(|core| core.comm.as_deref());
+        let name = of_thread.or(core.tc.as_ref().map(|tc| tc.comm.as_str()));
+        if let (Stage::State, Some(name)) = (stage, name) {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.truncate(COMM - 1);
+            let name = script.c_string(&bytes);
+            prctl(script, libc::PR_SET_NAME, name, 0);
+        }
+        Ok(())
+    }
+}
+
+/// The word that is cleared, and the list of futexes that are released, when the thread ends
+/// (set_tid_address(2), set_robust_list(2)).
+pub struct ThreadEnd;
+
+impl ThreadState for ThreadEnd {
+    fn name(&self) -> &'static str {
+        "tid address"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        thread: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        let address = script.words(&[0]);
+        prctl(script, pr::GET_TID_ADDRESS, address, 0);
+        Ok(Box::new(move |outcome, core| {
+            core.thread_info.get_or_insert_default().clear_tid_addr = outcome.u64(address, 0);
+            let (head, len) = thread.robust_list;
+            let thread_core = core.thread_core.get_or_insert_default();
+            thread_core.futex_rla = head;
+            thread_core.futex_rla_len = len as u32;
+            Ok(())
+        }))
+    }
+
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<(), BoxError> {
+        if stage != Stage::State {
+            return Ok(());
+        }
+        let core = task.thread(thread);
+        if let Some(info) = &core.thread_info {
+            script.syscall(libc::SYS_set_tid_address, [info.clear_tid_addr.into()]);
+        }
+        if let Some(thread_core) = &core.thread_core
+            && thread_core.futex_rla != 0
+        {
+            let args = [thread_core.futex_rla.into(), thread_core.futex_rla_len.into()];
+            script.syscall(libc::SYS_set_robust_list, args);
+        }
+        Ok(())
+    }
+}
+
+/// The signal that the thread gets when its parent ends (prctl(2), PR_SET_PDEATHSIG). A change of
+/// credentials switches it off, so it comes after them.
+pub struct ParentDeathSignal;
+
+impl ThreadState for ParentDeathSignal {
+    fn name(&self) -> &'static str {
+        "parent death signal"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        _: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        let signal = script.zeroed(4);
+        prctl(script, libc::PR_GET_PDEATHSIG, signal, 0);
+        Ok(Box::new(move |outcome, core| {
+            let signal = outcome.u32(signal);
+            core.thread_core.get_or_insert_default().pdeath_sig = (signal != 0).then_some(signal);
+            Ok(())
+        }))
+    }
+
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<(), BoxError> {
+        let signal = task.thread(thread).thread_core.as_ref().and_then(|core| core.pdeath_sig);
+        if let (Stage::Last, Some(signal)) = (stage, signal) {
+            prctl(script, libc::PR_SET_PDEATHSIG, signal, Arg::Value(0));
+        }
+        Ok(())
+    }
+}
+
+/// The execution domain (personality(2)). Images hold that of the main thread, which all threads get; the
+/// flags change how memory is mapped, so it comes after that.
+pub struct Personality;
+
+impl Personality {
+    /// A value that is not set: personality(2) only returns the current one.
+    const ASK: u64 = 0xffff_ffff;
+}
+
+impl ThreadState for Personality {
+    fn name(&self) -> &'static str {
+        "personality"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        _: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        let asked = script.syscall(libc::SYS_personality, [Self::ASK.into()]).id();
+        Ok(Box::new(move |outcome, core| {
+            if let Some(tc) = &mut core.tc {
+                tc.personality = outcome.ret(asked) as u32;
+            }
+            Ok(())
+        }))
+    }
+
+    fn restore(&self, stage: Stage, task: &BuiltTask, _: usize, script: &mut Script) -> Result<(), BoxError> {
+        if let (Stage::State, Some(tc)) = (stage, task.tc()) {
+            script.syscall(libc::SYS_personality, [tc.personality.into()]);
+        }
+        Ok(())
+    }
+}
