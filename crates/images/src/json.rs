@@ -41,7 +41,7 @@ pub struct Document {
 pub fn read<R: Read>(reader: R, name: &str) -> Result<Document> {
     let reader = FrameReader::open_any(reader, name)?.tolerate_unknown();
     let image = reader.image();
-    refuse_raw(image)?;
+    refuse_raw(image, name)?;
     let (records, unknown) = collect(reader, 0)?;
     let value = decode(image, &records)?;
     Ok(Document { value, unknown })
@@ -52,13 +52,15 @@ pub fn read<R: Read>(reader: R, name: &str) -> Result<Document> {
 /// # Errors
 /// [`Error::Corrupt`], [`Error::Misuse`] for raw images.
 pub fn decode(image: Image, records: &[Record]) -> Result<Value> {
-    refuse_raw(image)?;
+    refuse_raw(image, image.name())?;
     let entries: Vec<Value> = records
         .iter()
         .enumerate()
         .map(|(index, record)| entry_to_json(image, index, record))
         .collect::<Result<_>>()?;
-    Ok(json!({ "magic": image.name(), "entries": entries }))
+    // Images that share a magic share a name: the form knows no file names.
+    let name = Image::from_magic(image.magic()).unwrap_or(image).name();
+    Ok(json!({ "magic": name, "entries": entries }))
 }
 
 /// The bytes of the image that `document` describes.
@@ -83,7 +85,7 @@ pub fn records(document: &Value) -> Result<(Image, Vec<Record>)> {
     let image = magic
         .and_then(Image::from_name)
         .ok_or_else(|| wrong("magic", "the name of an image, such as \"CORE\", expected").located())?;
-    refuse_raw(image)?;
+    refuse_raw(image, image.name())?;
     let entries = document
         .get("entries")
         .and_then(Value::as_array)
@@ -99,10 +101,10 @@ pub fn records(document: &Value) -> Result<(Image, Vec<Record>)> {
     Ok((image, records))
 }
 
-fn refuse_raw(image: Image) -> Result<()> {
+fn refuse_raw(image: Image, name: &str) -> Result<()> {
     if image.family() == Family::Raw {
         return Err(Error::Misuse {
-            image: image.name().to_owned(),
+            image: name.to_owned(),
             reason: "raw images have no JSON form, they are not protobuf".to_owned(),
         });
     }

@@ -11,6 +11,22 @@
 //! | [`inventory`] | the commit mark of a checkpoint |
 //! | [`json`] | the JSON form that `crit decode` prints |
 //! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
+//!
+//! ```
+//! use criu_images::{Image, MemoryStore, Record, RecordSet, StoreExt, proto::PipeDataEntry, read_records};
+//!
+//! let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: None };
+//! let mut records = RecordSet::new();
+//! records.push(Record::new(Image::PipesData, 0, &entry).with_payload(b"hello".to_vec()));
+//!
+//! let store = MemoryStore::new(); // or DirStore::open_writable("/var/tmp/dump")?
+//! records.write_to(&store)?;
+//!
+//! let again = read_records(&store, Image::PipesData, 0)?;
+//! assert_eq!(again[0].payload, b"hello");
+//! assert_eq!(again[0].decode::<PipeDataEntry>()?, entry);
+//! # Ok::<(), criu_images::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +46,6 @@ pub use error::{Error, Result};
 pub use frame::{Entries, FrameReader};
 pub use magic::{Family, Image};
 pub use prost;
-pub use record::{Record, RecordSet};
+pub use record::{Record, RecordSet, read_records};
 pub use store::{DirStore, ImageReader, ImageWriter, MemoryStore, Store, StoreExt};
 pub use unknown::UnknownField;

@@ -157,11 +157,8 @@ pub trait StoreExt: Store {
     ///
     /// # Errors
     /// The first that occurred.
-    fn remove_incomplete<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()>
-    where
-        Self: Sized,
-    {
-        names.into_iter().map(|name| self.remove(name)).fold(Ok(()), Result::and)
+    fn remove_incomplete<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Result<()> {
+        names.into_iter().map(|name| self.remove(name.as_ref())).fold(Ok(()), Result::and)
     }
 }
 

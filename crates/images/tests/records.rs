@@ -21,8 +21,8 @@ fn pipe(id: u32, bytes: &[u8]) -> Record {
 fn with_payloads() -> Vec<Vec<Record>> {
     let desc = IpcDescEntry { key: 1, ..IpcDescEntry::default() };
     let tcp = TcpStreamEntry { inq_len: 2, outq_len: 3, ..TcpStreamEntry::default() };
-    let shm = IpcShmEntry { desc: desc.clone(), size: 5, ..IpcShmEntry::default() };
-    let sem = IpcSemEntry { desc: desc.clone(), nsems: 3 };
+    let shm = IpcShmEntry { desc, size: 5, ..IpcShmEntry::default() };
+    let sem = IpcSemEntry { desc, nsems: 3 };
     let queue = IpcMsgEntry { desc, qbytes: 64, qnum: 1 };
     let mut messages = Vec::new();
     let message = IpcMsg { mtype: 7, msize: 4 };
@@ -233,6 +233,21 @@ proptest! {
         set.touch(Image::PipesData, 0);
         set.write_to(&store).expect("written");
         prop_assert_eq!(read_records(&store, Image::PipesData, 0).expect("read"), records);
+    }
+
+    #[test]
+    fn damaged_images_never_panic(damage: prop::sample::Index, bit in 0_u8..8, cut: Option<prop::sample::Index>) {
+        let store = MemoryStore::new();
+        let set: RecordSet = with_payloads().into_iter().skip(1).flatten().collect();
+        set.write_to(&store).expect("written");
+        for name in store.list().expect("listed") {
+            let mut bytes = store.get(&name).expect("there").to_vec();
+            *damage.get_mut(&mut bytes) ^= 1 << bit;
+            bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+            if let Ok(document) = json::read(bytes.as_slice(), &name) {
+                let _ = json::encode(&document.value);
+            }
+        }
     }
 
     #[test]

@@ -24,13 +24,20 @@ pub(super) fn unbase64(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(letters).map_err(|error| format!("base64 expected: {error}"))
 }
 
-/// Quoted-printable in a single line.
+/// Quoted-printable without soft line ends. Line feeds stay; blanks do unless a line ends after them.
 pub(super) fn quoted(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
-    for byte in bytes {
-        match byte {
-            b'=' | 0..=b' ' | 0x7f.. => text.push_str(&format!("={byte:02X}")),
-            _ => text.push(char::from(*byte)),
+    for (index, byte) in bytes.iter().enumerate() {
+        let plain = match byte {
+            b'=' => false,
+            b' ' | b'\t' => !matches!(bytes.get(index + 1), None | Some(b'\n')),
+            b'\n' | 0x21..=0x7e => true,
+            _ => false,
+        };
+        if plain {
+            text.push(char::from(*byte));
+        } else {
+            text.push_str(&format!("={byte:02X}"));
         }
     }
     text
@@ -75,6 +82,7 @@ mod tests {
     #[test]
     fn soft_line_ends_vanish() {
         assert_eq!(unquoted("=00a=\nb=3D").as_deref(), Ok(&b"\0ab="[..]));
+        assert_eq!(quoted(b"\0a b \n\t=\r"), "=00a b=20\n\t=3D=0D");
         assert!(unquoted("a=0").is_err());
         assert!(unquoted("a=+1").is_err());
     }
