@@ -101,6 +101,7 @@ impl PageRange {
 }
 
 const PAGE: u64 = 4096;
+const KERNEL_HALF: u64 = 1 << 63;
 
 /// Which pages a scan reports, and what it tells about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +168,7 @@ struct ScanArg {
 // SAFETY: twelve u64.
 unsafe impl Plain for ScanArg {}
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Region {
     start: u64,
@@ -204,7 +205,10 @@ impl PageMap {
     /// Where `PAGEMAP_SCAN` is missing, the words of `range` are read instead: then give ranges
     /// of mappings, not the whole address space. [`Category::ZERO`] is told there only with
     /// `CAP_SYS_ADMIN`, [`Category::HUGE`] and [`Category::WP_ALLOWED`] not at all.
+    ///
+    /// A range in the kernel's half (`[vsyscall]`) has no pages.
     pub fn scan(&self, range: Range<u64>, filter: Filter) -> Runs<'_> {
+        let range = range.start..range.end.min(KERNEL_HALF);
         if self.words {
             Runs(Way::Words(words::Words::new(&self.file, range, filter)))
         } else {
@@ -283,7 +287,7 @@ struct Scan<'a> {
     at: u64,
     range_end: u64,
     fallback: bool,
-    batch: Vec<PageRange>,
+    regions: Vec<Region>,
     taken: usize,
     run: Option<PageRange>,
 }
@@ -301,39 +305,39 @@ impl<'a> Scan<'a> {
             at: range.start,
             range_end: range.end,
             fallback: true,
-            batch: Vec::new(),
+            regions: Vec::new(),
             taken: 0,
             run: None,
         }
     }
 
     fn refill(&mut self) -> io::Result<()> {
-        let mut regions = [Region { start: 0, end: 0, categories: 0 }; BATCH];
+        // A small range has room for few regions only; the kernel's effort grows with the room.
+        let room = ((self.range_end - self.at) / PAGE).clamp(1, BATCH as u64) as usize;
+        self.regions.resize(room, Region { start: 0, end: 0, categories: 0 });
         let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
             flags: self.flags,
             start: self.at,
             end: self.range_end,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: BATCH as u64,
+            vec: self.regions.as_mut_ptr() as u64,
+            vec_len: room as u64,
             category_inverted: self.filter.inverted.bits(),
             category_mask: self.filter.all.bits(),
             category_anyof_mask: self.filter.any.bits(),
             return_mask: self.filter.report.bits(),
             ..plain::zeroed()
         };
-        // SAFETY: `arg` has the size it says and names `regions` with its length.
+        // SAFETY: `arg` has the size it says and names the regions with their number.
         let n = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
         let n = Errno::result(n)? as usize;
-        // Not `walk_end`: after an inner buffer of the kernel was full once, it stays behind.
-        self.at = if n < BATCH { self.range_end } else { regions[n - 1].end };
+        self.regions.truncate(n);
         self.taken = 0;
-        self.batch.clear();
-        self.batch.extend(regions[..n].iter().map(|region| PageRange {
-            start: region.start,
-            end: region.end,
-            is: Category::from_bits_truncate(region.categories),
-        }));
+        // Not `walk_end`: after an inner buffer of the kernel was full once, it stays behind.
+        self.at = match self.regions.last() {
+            Some(last) if n == room => last.end,
+            _ => self.range_end,
+        };
         Ok(())
     }
 }
@@ -341,7 +345,7 @@ impl<'a> Scan<'a> {
 impl Scan<'_> {
     /// The next region as the kernel gives it: a run may come in pieces.
     fn region(&mut self) -> io::Result<Option<PageRange>> {
-        while self.taken == self.batch.len() {
+        while self.taken == self.regions.len() {
             if self.at >= self.range_end {
                 return Ok(None);
             }
@@ -349,11 +353,14 @@ impl Scan<'_> {
                 if !(self.fallback && is_missing(&error)) {
                     self.at = self.range_end;
                 }
+                self.regions.clear();
+                self.taken = 0;
                 return Err(error);
             }
         }
+        let Region { start, end, categories } = self.regions[self.taken];
         self.taken += 1;
-        Ok(Some(self.batch[self.taken - 1]))
+        Ok(Some(PageRange { start, end, is: Category::from_bits_truncate(categories) }))
     }
 }
 

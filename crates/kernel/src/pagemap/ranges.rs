@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::{Action, Filter, PAGE, PageMap, PageRange, Runs, is_missing};
+use super::{Action, Filter, KERNEL_HALF, PAGE, PageMap, PageRange, Runs, is_missing};
 
 /// Iterator of [`PageMap::scan_ranges`]; it ends after an error.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct RangeRuns<'a> {
 
 impl<'a> RangeRuns<'a> {
     pub(super) fn new(map: &'a PageMap, ranges: &'a [Range<u64>], filter: Filter) -> Self {
+        let ranges = &ranges[..ranges.partition_point(|range| range.start < KERNEL_HALF)];
         let whole = !map.words && can_scan(map);
         let runs = match ranges {
             [first, .., last] if whole => Some(map.scan(first.start..last.end, filter)),

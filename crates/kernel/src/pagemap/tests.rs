@@ -147,7 +147,56 @@ fn ranges_split_runs_and_leave_out_what_is_between() {
     };
     assert_eq!(seen(&map), expected);
     assert_eq!(map.scan_ranges(&[], SEEN).count(), 0);
-    let one = [pages_of(11, 12)];
-    assert_eq!(map.scan_ranges(&one, SEEN).count(), 1);
+    let vsyscall = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
+    assert_eq!(map.scan(vsyscall.clone(), SEEN).count(), 0);
+    let two = [pages_of(11, 12), vsyscall];
+    assert_eq!(map.scan_ranges(&two, SEEN).count(), 1);
     assert_eq!(seen(&map.by_words()), expected);
+}
+
+/// Registers memory with userfaultfd for asynchronous write protection; `None` where the kernel
+/// lacks it.
+fn register(range: &Range<u64>) -> Option<OwnedFd> {
+    const WP_UNPOPULATED_AND_ASYNC: u64 = 1 << 13 | 1 << 15;
+    const USER_MODE_ONLY: i32 = 1;
+    const MODE_WP: u64 = 2;
+    // SAFETY: userfaultfd takes one number.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
+    let fd = Errno::result(fd).map(crate::pidfd::owned).ok()?;
+    let mut api = [0xaa, WP_UNPOPULATED_AND_ASYNC, 0];
+    let mut area = [range.start, range.end - range.start, MODE_WP, 0];
+    let api_request = nix::request_code_readwrite!(0xaa, 0x3f, 24) as libc::Ioctl;
+    let register_request = nix::request_code_readwrite!(0xaa, 0x00, 32) as libc::Ioctl;
+    // SAFETY: the requests read and fill three and four words.
+    unsafe {
+        Errno::result(libc::ioctl(fd.as_raw_fd(), api_request, api.as_mut_ptr())).ok()?;
+        Errno::result(libc::ioctl(fd.as_raw_fd(), register_request, area.as_mut_ptr())).unwrap();
+    }
+    Some(fd)
+}
+
+#[test]
+fn written_pages_are_tracked() {
+    let pages = Pages::new(MapFlags::MAP_PRIVATE);
+    let map = PageMap::open(Pid::this()).unwrap();
+    let written = Filter { all: Category::WRITTEN, any: Category::empty(), ..SEEN };
+    let written = Filter { report: Category::WRITTEN, ..written };
+    let refused = map.scan_with(pages.range(), written, Action::WriteProtectAll).next();
+    assert_eq!(refused.unwrap().unwrap_err().raw_os_error(), Some(libc::EPERM));
+
+    let Some(_uffd) = register(&pages.range()) else { return };
+    let protect = || -> Vec<(u64, u64)> {
+        map.scan_with(pages.range(), written, Action::WriteProtectAll)
+            .map(|run| run.unwrap())
+            .map(|run| ((run.start - pages.range().start) / 4096, run.pages()))
+            .collect()
+    };
+    protect();
+    assert_eq!(protect(), []);
+    for page in [0, 7] {
+        // SAFETY: within the mapping, which is writable.
+        unsafe { pages.0.as_ptr().cast::<u8>().add(page * 4096).write_volatile(2) };
+    }
+    assert_eq!(protect(), [(0, 1), (7, 1)]);
+    assert_eq!(protect(), []);
 }

@@ -31,7 +31,7 @@ impl<'a> Words<'a> {
             file,
             filter,
             page: range.start / PAGE,
-            end: range.end.div_ceil(PAGE),
+            end: range.end.div_ceil(PAGE).max(range.start / PAGE),
             words: Vec::new(),
             taken: 0,
             run: None,

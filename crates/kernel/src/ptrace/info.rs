@@ -170,7 +170,7 @@ pub fn syscall_info(tid: Pid) -> Result<SyscallInfo> {
     })
 }
 
-/// The `index`th seccomp filter as cBPF, the last installed first; `ENOENT` after the oldest.
+/// The `index`th seccomp filter as cBPF, the first installed first; `ENOENT` after the last.
 ///
 /// `PTRACE_SECCOMP_GET_FILTER`, Linux 4.4, `CONFIG_CHECKPOINT_RESTORE`; `CAP_SYS_ADMIN` and no
 /// filter on the tracer itself (`EACCES`).

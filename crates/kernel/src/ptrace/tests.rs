@@ -102,6 +102,42 @@ fn rseq_and_seccomp_are_told() {
 }
 
 #[test]
+fn seccomp_filters_come_oldest_first() {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut command = Command::new("sleep");
+    command.arg("100");
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(|| install(1).and_then(|()| install(2))) };
+    let child = Victim(command.spawn().unwrap());
+    let pid = Pid::from_raw(child.0.id() as i32);
+    seize(pid, Options::empty()).unwrap();
+    interrupt(pid).unwrap();
+    assert_eq!(wait(pid).unwrap(), Stop::EventStop);
+    let lengths: Vec<usize> = (0..2).map(|index| seccomp_filter(pid, index).unwrap().len()).collect();
+    let end = seccomp_filter(pid, 2).map(|filter| filter.len());
+    let flags = seccomp_filter_flags(pid, 0);
+    let suspended = set_options(pid, Options::SUSPEND_SECCOMP);
+    assert_eq!((lengths, end), (vec![2, 3], Err(Errno::ENOENT)));
+    assert_eq!((flags, suspended), (Ok(0), Ok(())));
+}
+
+/// Installs a filter of `loads` loads and a return that allows everything.
+fn install(loads: usize) -> std::io::Result<()> {
+    let load = libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
+    let allow = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    let mut filter = [load; 4];
+    filter[loads] = allow;
+    let program = libc::sock_fprog { len: loads as u16 + 1, filter: filter.as_mut_ptr() };
+    // SAFETY: the program names as many instructions as it says.
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &program) };
+    Errno::result(r)?;
+    Ok(())
+}
+
+#[test]
 fn nobody_to_trace() {
     assert_eq!(seize(Pid::from_raw(i32::MAX), Options::empty()).unwrap_err(), Errno::ESRCH);
     assert_eq!(wait(Pid::from_raw(i32::MAX)).unwrap_err(), Errno::ECHILD);
