@@ -25,6 +25,8 @@ pub mod prctl;
 pub mod proc;
 pub mod procmap;
 pub mod ptrace;
+pub mod rlimit;
+pub mod robust_list;
 pub mod rseq;
 pub mod sched;
 pub mod sockdiag;

@@ -3,7 +3,7 @@
 //! The area is a legacy part of 512 bytes (x87 and SSE), a header of 64 bytes, and components
 //! at offsets that the processor tells (CPUID leaf 0xd, "standard format").
 
-use std::arch::x86_64::__cpuid_count;
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::sync::OnceLock;
 
 use crate::plain::{self, Plain};
@@ -122,16 +122,16 @@ impl XsaveLayout {
             size: LEGACY_LEN + HEADER_LEN,
             components: [Component::default(); 63],
         };
-        if __cpuid_count(0, 0).eax < 0xd || __cpuid_count(1, 0).ecx & XSAVE_ENABLED == 0 {
+        if cpuid(0, 0).eax < 0xd || cpuid(1, 0).ecx & XSAVE_ENABLED == 0 {
             return legacy;
         }
-        let main = __cpuid_count(0xd, 0);
+        let main = cpuid(0xd, 0);
         // EAX and EDX tell what the processor has; what is enabled stands in XCR0.
         let features = xcr0() & (u64::from(main.edx) << 32 | u64::from(main.eax));
         let mut layout = Self { features, size: main.ebx as usize, ..legacy };
         for n in 2..63 {
             if features >> n & 1 == 1 {
-                let leaf = __cpuid_count(0xd, n);
+                let leaf = cpuid(0xd, n);
                 let at = Component { offset: leaf.ebx as usize, size: leaf.eax as usize };
                 layout.components[n as usize] = at;
             }
@@ -144,6 +144,12 @@ impl XsaveLayout {
         let component = self.components[feature as usize];
         (component.size > 0).then_some(component)
     }
+}
+
+#[allow(unused_unsafe)] // safe to call only in newer releases of the standard library
+fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { __cpuid_count(leaf, subleaf) }
 }
 
 fn xcr0() -> u64 {
