@@ -157,8 +157,11 @@ mod tests {
         for kind in [Kind::Vm, Kind::Files, Kind::Fs, Kind::SigHand, Kind::Io, Kind::SysVSem] {
             assert!(same(kind, me, me).unwrap(), "{kind:?}");
         }
-        let parent = Pid::parent();
-        assert!(!same(Kind::Vm, me, parent).unwrap());
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let shared = same(Kind::Vm, me, Pid::from_raw(child.id() as i32));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!shared.unwrap());
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl ProcDir {
         parse_number("oom_score_adj", &self.read_string("oom_score_adj")?)
     }
 
-    /// `timerslack_ns` (Linux 4.6).
+    /// `timerslack_ns` (Linux 4.6); needs `CAP_SYS_NICE`, except for the calling thread.
     pub fn timer_slack_ns(&self) -> ProcResult<u64> {
         parse_number("timerslack_ns", &self.read_string("timerslack_ns")?)
     }
