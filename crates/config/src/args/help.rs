@@ -1,0 +1,34 @@
+//! Texts for people: help, completions, the man page.
+
+use std::io;
+
+use clap_complete::Shell;
+
+use super::arg;
+use crate::Command;
+
+/// The help text of a command, or of criu-rs itself.
+pub fn text(command: Option<Command>) -> String {
+    match command {
+        Some(command) => arg::leaf(command).render_help().to_string(),
+        None => arg::tree().render_help().to_string(),
+    }
+}
+
+/// A completion script for `bash`, `zsh`, `fish`, `elvish` or `powershell`; none for any other word.
+pub fn completions(shell: &str, program: &str) -> Option<String> {
+    let shell: Shell = shell.parse().ok()?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut arg::tree(), program, &mut script);
+    String::from_utf8(script).ok()
+}
+
+/// The man page in roff.
+///
+/// # Errors
+/// None in practice: it writes into memory.
+pub fn man_page() -> io::Result<String> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(arg::tree()).render(&mut page)?;
+    String::from_utf8(page).map_err(io::Error::other)
+}
