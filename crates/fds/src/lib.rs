@@ -1,1 +1,46 @@
-//! The descriptor table: regular files, pipes and anonymous descriptors
+//! Open files of all kinds but sockets and terminals, and the descriptor tables that hold them.
+//!
+//! [`Table`] is the whole: the tables of a frozen tree, dumped and put back. Each kind of file is a
+//! [`FileKind`](criu_resource::FileKind) that the command line lists for it, and most kinds can be used
+//! without it, on one's own descriptors:
+//!
+//! ```
+//! use criu_fds::{Eventfd, Observed};
+//! use criu_resource::{Dump, Restore};
+//! use std::os::fd::AsFd;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let event = nix::sys::eventfd::EventFd::from_value(5)?;
+//! let seen = Observed::own(event.as_fd())?;
+//! let entry = Eventfd::dump(&seen.view(event.as_fd(), 1))?;
+//! let again = Eventfd::restore(&entry, ())?;
+//! # drop(again);
+//! # Ok(())
+//! # }
+//! ```
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+pub mod alone;
+pub mod eventfd;
+pub mod files;
+mod fown;
+mod late;
+pub mod memfd;
+pub mod named;
+pub mod observed;
+pub mod pipe;
+pub mod pipe_data;
+pub mod regular;
+mod seats;
+mod sys;
+pub mod table;
+
+pub use alone::Kind;
+pub use eventfd::Eventfd;
+pub use files::Files;
+pub use memfd::Memfd;
+pub use observed::Observed;
+pub use pipe::Pipe;
+pub use regular::Regular;
+pub use seats::SeatError;
+pub use table::{Table, TableError};

@@ -1,0 +1,120 @@
+//! The few system calls that nix has no safe wrapper for, or takes no borrowed descriptor in.
+
+use nix::Result;
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// `F_SETOWN_EX`; libc has it only for some targets.
+pub const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
+const F_GETOWNER_UIDS: i32 = 17;
+/// `F_SETSIG`; libc lacks it.
+pub const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+
+/// Takes ownership of a descriptor that a system call has just returned.
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel returned this new descriptor to us; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+}
+
+/// Whom a description signals: kind of id (`F_OWNER_*`) and id, as `struct f_owner_ex`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: i32,
+    /// The id; 0 for nobody.
+    pub pid: i32,
+}
+
+/// `fcntl` commands that take an integer or nothing.
+fn fcntl(fd: BorrowedFd<'_>, command: i32, value: i32) -> Result<i32> {
+    // SAFETY: only commands of this module that take no pointer come here.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), command, value) })
+}
+
+/// The owner set with F_SETOWN (F_GETOWN_EX, Linux 2.6.32).
+pub fn owner(fd: BorrowedFd<'_>) -> Result<Owner> {
+    let mut owner = Owner::default();
+    // SAFETY: the command fills a `struct f_owner_ex`, which `Owner` mirrors.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, &raw mut owner) })?;
+    Ok(owner)
+}
+
+/// The real and effective user that set the owner (F_GETOWNER_UIDS, Linux 3.7,
+/// `CONFIG_CHECKPOINT_RESTORE`).
+pub fn owner_uids(fd: BorrowedFd<'_>) -> Result<[u32; 2]> {
+    let mut uids = [0; 2];
+    // SAFETY: the command fills two `uid_t`.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr()) })?;
+    Ok(uids)
+}
+
+/// The signal sent on input (F_GETSIG); 0 for SIGIO.
+pub fn owner_signal(fd: BorrowedFd<'_>) -> Result<i32> {
+    fcntl(fd, F_GETSIG, 0)
+}
+
+/// Sets the signal sent on input (F_SETSIG).
+pub fn set_owner_signal(fd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    fcntl(fd, F_SETSIG, signal).map(drop)
+}
+
+/// Sets status flags (F_SETFL): of `flags`, the kernel takes what can be changed.
+pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    fcntl(fd, libc::F_SETFL, flags as i32).map(drop)
+}
+
+/// Duplicates a descriptor to the lowest free number that is not below `least`.
+pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> Result<OwnedFd> {
+    fcntl(fd, libc::F_DUPFD_CLOEXEC, least).map(|fd| owned(fd.into()))
+}
+
+/// Duplicates a descriptor of this process that somebody else named by its number. `EBADF` where there
+/// is none.
+pub fn duplicate_number(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: duplicating changes nothing about the descriptor, whoever owns it.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }).map(|fd| owned(fd.into()))
+}
+
+/// Opens `/proc/self/fd/N` anew: another description of the same file.
+pub fn reopen(fd: BorrowedFd<'_>, flags: u32) -> io::Result<OwnedFd> {
+    let flags = nix::fcntl::OFlag::from_bits_retain(flags as i32 | libc::O_CLOEXEC | libc::O_NOCTTY);
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())?)
+}
+
+/// signalfd4(2) with a mask as the kernel has it: bit 0 is signal 1, real-time signals included.
+pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd> {
+    // SAFETY: the kernel reads the eight bytes of `mask`.
+    let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, size_of::<u64>(), flags) };
+    Errno::result(fd).map(owned)
+}
+
+/// memfd_create(2) with any flags (hugetlb sizes among them).
+pub fn memfd_create(name: &CStr, flags: u32) -> Result<OwnedFd> {
+    // SAFETY: the kernel reads the terminated string.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) };
+    Errno::result(fd).map(owned)
+}
+
+/// The number of bytes that wait in a pipe or socket (FIONREAD).
+pub fn waiting(fd: BorrowedFd<'_>) -> Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request fills one int.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes as usize)
+}
+
+/// Raises the soft limit of open descriptors of this process to its hard limit, and returns it.
+pub fn raise_descriptor_limit() -> Result<usize> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(usize::try_from(hard).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,286 @@
+//! Dump: looks at every descriptor of every task.
+
+use super::{Table, TableError, fs};
+use crate::observed::{self, Observed};
+use crate::{Files, sys};
+use criu_images::{Image, Record, RecordSet, proto};
+use criu_kernel::kcmp::{self, FileIds};
+use criu_kernel::{Pid, pidfd};
+use criu_resource::{Answer, BoxError, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, TreeDump};
+use criu_script::Script;
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Descriptors of criu-rs beside those it holds for the tree.
+const OWN: usize = 256;
+/// What equal descriptions surely have in common: device, inode, mode, access mode, and the number that
+/// fdinfo gives some kinds, which all have one and the same inode.
+type Hint = (u64, u64, u32, u32, Option<String>);
+
+/// One open file description.
+struct Seen {
+    id: u32,
+    kind: usize,
+    /// Position of the first task that has it.
+    task: usize,
+    observed: Observed,
+    /// Kept as long as there is room for it.
+    held: Option<OwnedFd>,
+}
+
+impl Seen {
+    /// Calls `use_it` with a descriptor of it.
+    fn with<T>(
+        &self,
+        tree: &FrozenTree<'_>,
+        use_it: impl FnOnce(&criu_resource::Descriptor<'_>) -> Result<T, BoxError>,
+    ) -> Result<T, BoxError> {
+        let fetched;
+        let fd = match &self.held {
+            Some(fd) => fd.as_fd(),
+            None => {
+                fetched = pidfd::getfd(tree.tasks[self.task].pidfd, self.observed.number)?;
+                fetched.as_fd()
+            }
+        };
+        use_it(&self.observed.view(fd, self.id))
+    }
+
+    fn error(&self, kind: &'static str) -> impl FnOnce(BoxError) -> TableError {
+        let Observed { pid, number, link, .. } = &self.observed;
+        let (pid, number, link) = (*pid, *number, link.clone());
+        move |source| TableError::Kind { pid, number, link, kind, source }
+    }
+}
+
+/// A dump of all tables.
+pub(super) struct Dump<'t> {
+    table: &'t Table,
+    context: &'t DumpContext<'t>,
+    kinds: Vec<Box<dyn FileDump + 't>>,
+    records: RecordSet,
+    /// Which description a task (by pid) has at a number.
+    ids: HashMap<(i32, i32), u32>,
+    /// Dropped last.
+    _reset: Reset<'t>,
+}
+
+impl<'t> Dump<'t> {
+    pub fn start(
+        table: &'t Table,
+        tree: &'t FrozenTree<'t>,
+        context: &'t DumpContext<'t>,
+    ) -> Result<Self, BoxError> {
+        table.files.begin(context.options);
+        let kinds = table.kinds.iter().map(|kind| kind.dump(context)).collect();
+        let mut dump = Dump {
+            table,
+            context,
+            kinds,
+            records: RecordSet::new(),
+            ids: HashMap::new(),
+            _reset: Reset(&table.files),
+        };
+        no_shared_tables(tree)?;
+        let limit = sys::raise_descriptor_limit()?;
+        let own = criu_kernel::proc::ProcDir::current()?.descriptors()?.len();
+        let mut scan = Scan {
+            table,
+            room: limit.saturating_sub(own + OWN),
+            pids: tree.tasks.iter().map(|task| (task.pid, task.ns_pid)).collect(),
+            known: FileIds::new(),
+            seen: Vec::new(),
+            buffer: String::new(),
+        };
+        for task in tree.tasks.iter().filter(|task| !task.threads.is_empty()) {
+            let slots = scan.task(task)?;
+            let files_id = files_id(task);
+            dump.records.touch(Image::Fdinfo, files_id);
+            for slot in slots {
+                dump.ids.insert((task.pid, slot.fd as i32), slot.id);
+                dump.records.push(Record::new(Image::Fdinfo, files_id, &slot));
+            }
+            let entry = fs::entry(task, &table.files)?;
+            dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
+        }
+        let seen = scan.seen;
+        for file in &seen {
+            let name = table.kinds[file.kind].name();
+            file.with(tree, |d| dump.kinds[file.kind].lock(d)).map_err(file.error(name))?;
+        }
+        for file in &seen {
+            let name = table.kinds[file.kind].name();
+            let entry = file
+                .with(tree, |d| dump.kinds[file.kind].entry(d, &mut dump.records))
+                .map_err(file.error(name))?;
+            dump.records.push(Record::new(Image::Files, 0, &entry));
+        }
+        Ok(dump)
+    }
+}
+
+/// The number of a task's table in the images.
+fn files_id(task: &FrozenTask<'_>) -> u64 {
+    task.index as u64 + 1
+}
+
+/// Sorts all tasks by their tables in the kernel's order and looks for equal neighbours.
+fn no_shared_tables(tree: &FrozenTree<'_>) -> Result<(), TableError> {
+    let mut pids: Vec<i32> = tree.tasks.iter().filter(|t| !t.threads.is_empty()).map(|t| t.pid).collect();
+    let mut failure = None;
+    let mut shared = None;
+    pids.sort_by(|&pid, &other| {
+        match kcmp::compare(kcmp::Kind::Files, Pid::from_raw(pid), Pid::from_raw(other)) {
+            Ok(order) => {
+                if order == Ordering::Equal && pid != other {
+                    shared = Some(TableError::SharedTable { pid: other, other: pid });
+                }
+                order
+            }
+            Err(errno) => {
+                failure = Some(TableError::Task { pid, call: "kcmp", errno });
+                Ordering::Equal
+            }
+        }
+    });
+    failure.or(shared).map_or(Ok(()), Err)
+}
+
+/// The pass over all descriptors.
+struct Scan<'t> {
+    table: &'t Table,
+    /// How many more descriptors criu-rs can hold.
+    room: usize,
+    pids: HashMap<i32, i32>,
+    known: FileIds<Hint>,
+    seen: Vec<Seen>,
+    buffer: String,
+}
+
+impl Scan<'_> {
+    fn task(&mut self, task: &FrozenTask<'_>) -> Result<Vec<proto::FdinfoEntry>, TableError> {
+        let pid = task.pid;
+        let mut slots = Vec::new();
+        for number in numbers(task.proc).map_err(|errno| TableError::Task { pid, call: "readdir", errno })? {
+            slots.push(self.descriptor(task, number)?);
+        }
+        Ok(slots)
+    }
+
+    fn descriptor(&mut self, task: &FrozenTask<'_>, number: i32) -> Result<proto::FdinfoEntry, TableError> {
+        let pid = task.pid;
+        let observe = |source: BoxError| TableError::Observe { pid, number, source };
+        let fd = pidfd::getfd(task.pidfd, number)
+            .map_err(|errno| observe(format!("pidfd_getfd: {errno}").into()))?;
+        let pids = &self.pids;
+        let map = |pid: i32| pids.get(&pid).copied().unwrap_or(pid);
+        let seen = Observed::of(task.proc, pid, number, fd.as_fd(), &map, &mut self.buffer)
+            .map_err(|error| observe(error.into()))?;
+        let found = self
+            .known
+            .insert(hint(&seen), Pid::from_raw(pid), number)
+            .map_err(|errno| observe(format!("kcmp: {errno}").into()))?;
+        let flags = if seen.cloexec { libc::FD_CLOEXEC as u32 } else { 0 };
+        if found.first {
+            let id = self.table.files.next_id();
+            let kind = self.kind(&seen.view(fd.as_fd(), id))?;
+            let held = (self.room > 0).then_some(fd);
+            self.room = self.room.saturating_sub(1);
+            self.seen.push(Seen { id, kind, task: task.index, observed: seen, held });
+        }
+        let file = &self.seen[found.id as usize];
+        let kind = self.table.kinds[file.kind].types()[0];
+        Ok(proto::FdinfoEntry {
+            id: file.id,
+            flags,
+            r#type: kind as i32,
+            fd: number as u32,
+            xattr_security_selinux: None,
+        })
+    }
+
+    fn kind(&self, descriptor: &criu_resource::Descriptor<'_>) -> Result<usize, TableError> {
+        self.table.kinds.iter().position(|kind| kind.claims(descriptor)).ok_or_else(|| {
+            TableError::Unsupported {
+                pid: descriptor.pid,
+                number: descriptor.number,
+                link: descriptor.link.to_owned(),
+            }
+        })
+    }
+}
+
+fn hint(seen: &Observed) -> Hint {
+    let access = seen.flags & (libc::O_ACCMODE | libc::O_PATH) as u32;
+    let event = observed::line(&seen.extra, "eventfd-id").map(str::to_owned);
+    (seen.stat.st_dev, seen.stat.st_ino, seen.stat.st_mode, access, event)
+}
+
+/// The numbers of a task's descriptors, ascending.
+fn numbers(proc: BorrowedFd<'_>) -> nix::Result<Vec<i32>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = Dir::openat(proc, "fd", flags, Mode::empty())?;
+    let mut numbers = Vec::new();
+    for entry in dir.iter() {
+        numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl TreeDump for Dump<'_> {
+    fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, _: &mut Script) -> Result<Answer<'a>, BoxError> {
+        Ok(Box::new(move |_, images| {
+            images.core.ids.get_or_insert_default().files_id = files_id(task) as u32;
+            Ok(())
+        }))
+    }
+
+    fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
+        let ids = &self.ids;
+        let id_of = |pid: i32, number: i32| ids.get(&(pid, number)).copied();
+        for (kind, dump) in self.table.kinds.iter().zip(&mut self.kinds) {
+            dump.finish(&id_of, &mut self.records)
+                .map_err(|error| -> BoxError { format!("{}: {error}", kind.name()).into() })?;
+        }
+        self.table.files.drain(&mut self.records, self.context.store)?;
+        self.records.touch(Image::Files, 0);
+        move_records(&mut self.records, records);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, fate: Fate) -> Result<(), BoxError> {
+        let Dump { table, kinds, _reset, .. } = *self;
+        let mut result = Ok(());
+        for (kind, dump) in table.kinds.iter().zip(kinds) {
+            let done = dump.commit(fate);
+            result = result.and(done.map_err(|error| format!("{}: {error}", kind.name()).into()));
+        }
+        table.files.commit(fate);
+        result
+    }
+}
+
+fn move_records(from: &mut RecordSet, to: &mut RecordSet) {
+    to.extend(from.iter().cloned());
+    // Files without records keep their header.
+    for name in from.file_names() {
+        if let Some((image, id)) = Image::from_file_name(&name) {
+            to.touch(image, id);
+        }
+    }
+    *from = RecordSet::new();
+}
+
+/// A dump that ended half-way leaves no names behind.
+struct Reset<'t>(&'t Files);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.reset();
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong with descriptor tables.
+
+use criu_resource::BoxError;
+use nix::errno::Errno;
+use std::path::PathBuf;
+
+/// A table that cannot be dumped or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// No kind knows what a descriptor is.
+    #[error("pid {pid} fd {number}: {} is not supported yet; close it before the dump", link.display())]
+    Unsupported {
+        /// The task.
+        pid: i32,
+        /// The descriptor.
+        number: i32,
+        /// What procfs calls it.
+        link: PathBuf,
+    },
+    /// A kind failed with a description.
+    #[error("pid {pid} fd {number} ({}): {kind}: {source}", link.display())]
+    Kind {
+        /// The task.
+        pid: i32,
+        /// The descriptor.
+        number: i32,
+        /// What procfs calls it.
+        link: PathBuf,
+        /// The kind.
+        kind: &'static str,
+        /// What it said.
+        source: BoxError,
+    },
+    /// A descriptor could not be looked at.
+    #[error("pid {pid} fd {number}: {source}")]
+    Observe {
+        /// The task.
+        pid: i32,
+        /// The descriptor.
+        number: i32,
+        /// What failed.
+        source: BoxError,
+    },
+    /// A system call about a task failed.
+    #[error("pid {pid}: {call}: {errno}")]
+    Task {
+        /// The task.
+        pid: i32,
+        /// Which call.
+        call: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// Two processes share one table.
+    #[error("pid {pid} and pid {other} share one descriptor table (CLONE_FILES), which is not supported yet")]
+    SharedTable {
+        /// One of them.
+        pid: i32,
+        /// The other.
+        other: i32,
+    },
+    /// A description of the images cannot be restored.
+    #[error("file {id:#x} (fd {number} of pid {pid}): {kind}: {source}")]
+    Restore {
+        /// Its id in `files.img`.
+        id: u32,
+        /// A task that has it.
+        pid: u32,
+        /// Where.
+        number: i32,
+        /// Its kind.
+        kind: &'static str,
+        /// What is wrong.
+        source: BoxError,
+    },
+    /// The images contradict each other.
+    #[error("{0}")]
+    Inconsistent(String),
+    /// The type of an entry is not known.
+    #[error("file {id:#x} (fd {number} of pid {pid}) is of type {kind}, which is not supported yet")]
+    UnknownType {
+        /// Its id in `files.img`.
+        id: u32,
+        /// A task that has it.
+        pid: u32,
+        /// Where.
+        number: i32,
+        /// The type.
+        kind: String,
+    },
+}

@@ -1,0 +1,272 @@
+//! Restore: opens every description once and gives it to all who have it.
+
+use super::layout::{self, Place};
+use super::{Table, TableError, fs};
+use crate::seats::Seats;
+use crate::{fown, late};
+use criu_images::{Image, Store, StoreExt, proto};
+use criu_resource::{
+    BoxError, BuiltTask, BuiltTree, FileRestore, Life, RestoreContext, Slot, Stage, TreeRestore,
+};
+use criu_script::{Check, Script};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+/// One open file description.
+struct File {
+    entry: proto::FileEntry,
+    kind: usize,
+    /// Where it belongs, in order of task and number; at least one.
+    places: Vec<Place>,
+    /// Where criu-rs keeps it.
+    number: i32,
+    /// Only a task of the tree can open it.
+    late: bool,
+}
+
+impl File {
+    fn first(&self) -> Place {
+        self.places[0]
+    }
+}
+
+/// A restore of all tables.
+pub(super) struct Restore<'t> {
+    table: &'t Table,
+    tree: &'t BuiltTree,
+    context: &'t RestoreContext<'t>,
+    kinds: Vec<Box<dyn FileRestore + 't>>,
+    files: Vec<File>,
+    /// For each task: number → (description, place).
+    tasks: Vec<Vec<(i32, usize, bool)>>,
+    fs: Vec<Option<proto::FsEntry>>,
+    seats: Option<Seats>,
+}
+
+impl<'t> Restore<'t> {
+    pub fn read(
+        table: &'t Table,
+        tree: &'t BuiltTree,
+        context: &'t RestoreContext<'t>,
+    ) -> Result<Self, BoxError> {
+        table.files.begin(context.options);
+        let store = context.store;
+        let entries: Vec<proto::FileEntry> = store.read_image_opt(Image::Files, 0)?.unwrap_or_default();
+        table.files.load(&entries, store)?;
+        let kinds = table.kinds.iter().map(|kind| kind.restore(context)).collect::<Result<Vec<_>, _>>()?;
+        let mut restore = Restore {
+            table,
+            tree,
+            context,
+            kinds,
+            files: Vec::new(),
+            tasks: vec![Vec::new(); tree.tasks.len()],
+            fs: vec![None; tree.tasks.len()],
+            seats: None,
+        };
+        let mut places = restore.slots(store)?;
+        for entry in entries {
+            if let Some(places) = places.remove(&entry.id) {
+                restore.plan(entry, places)?;
+            }
+        }
+        if let Some((id, places)) = places.into_iter().next() {
+            let Slot { task, number } = places[0].slot;
+            let pid = tree.tasks[task].pid();
+            let text = format!("files.img has no file with id {id:#x} for fd {number} of pid {pid}");
+            return Err(TableError::Inconsistent(text).into());
+        }
+        Ok(restore)
+    }
+
+    /// Reads all tables and claims their numbers.
+    fn slots(&mut self, store: &dyn Store) -> Result<HashMap<u32, Vec<Place>>, BoxError> {
+        let mut places: HashMap<u32, Vec<Place>> = HashMap::new();
+        let mut known: HashMap<u32, u32> = HashMap::new();
+        let mut numbers = self.context.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
+            let pid = task.pid();
+            let Some(ids) = &task.ids else {
+                let text = format!("neither core-{pid}.img nor ids-{pid}.img says which table pid {pid} has");
+                return Err(TableError::Inconsistent(text).into());
+            };
+            if let Some(other) = known.insert(ids.files_id, pid) {
+                return Err(TableError::SharedTable { pid: pid as i32, other: other as i32 }.into());
+            }
+            let entries: Vec<proto::FdinfoEntry> = store.read_image(Image::Fdinfo, ids.files_id.into())?;
+            for entry in entries {
+                let slot = Slot { task: task.index, number: entry.fd as i32 };
+                numbers.claim(slot.number);
+                let cloexec = entry.flags & libc::FD_CLOEXEC as u32 != 0;
+                places.entry(entry.id).or_default().push(Place { slot, cloexec });
+            }
+            self.fs[task.index] = store.read_one_opt(Image::Fs, pid.into())?;
+        }
+        for places in places.values_mut() {
+            places.sort_by_key(|place| place.slot);
+        }
+        Ok(places)
+    }
+
+    fn plan(&mut self, entry: proto::FileEntry, places: Vec<Place>) -> Result<(), BoxError> {
+        let Slot { task, number } = places[0].slot;
+        let (id, pid) = (entry.id, self.tree.tasks[task].pid());
+        let kind = self.table.kinds.iter().position(|kind| kind.types().contains(&entry.r#type()));
+        let Some(kind) = kind else {
+            let kind = match proto::FdTypes::try_from(entry.r#type) {
+                Ok(kind) => kind.as_str_name().to_owned(),
+                Err(_) => entry.r#type.to_string(),
+            };
+            return Err(TableError::UnknownType { id, pid, number, kind }.into());
+        };
+        let name = self.table.kinds[kind].name();
+        self.kinds[kind].plan(&entry).map_err(|source| TableError::Restore {
+            id,
+            pid,
+            number,
+            kind: name,
+            source,
+        })?;
+        let file = self.files.len();
+        for place in &places {
+            self.tasks[place.slot.task].push((place.slot.number, file, place.cloexec));
+        }
+        let late = late::is_late(&entry, self.tree);
+        self.files.push(File { entry, kind, places, number: -1, late });
+        Ok(())
+    }
+
+    /// Finds a number of criu-rs for every description. All numbers of the tree are claimed by now.
+    fn lay_out(&mut self) -> Result<(), BoxError> {
+        crate::sys::raise_descriptor_limit()?;
+        let places: Vec<Vec<Place>> = self.files.iter().map(|file| file.places.clone()).collect();
+        let mut seats = Seats::new()?;
+        for (file, preferred) in self.files.iter_mut().zip(layout::preferred(&places)) {
+            if !file.late {
+                file.number = seats.reserve(self.context.numbers, preferred)?;
+            }
+        }
+        for slots in &mut self.tasks {
+            slots.sort_unstable();
+        }
+        self.seats = Some(seats);
+        Ok(())
+    }
+
+    fn error(&self, file: &File) -> impl FnOnce(BoxError) -> TableError + use<> {
+        let Slot { task, number } = file.first().slot;
+        let (id, pid, kind) =
+            (file.entry.id, self.tree.tasks[task].pid(), self.table.kinds[file.kind].name());
+        move |source| TableError::Restore { id, pid, number, kind, source }
+    }
+
+    /// Puts the descriptors of a task in place.
+    fn emit_files(&mut self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        for &(number, file, cloexec) in &self.tasks[task.index] {
+            let file = &self.files[file];
+            script.set_what(self.table.kinds[file.kind].name());
+            let kept = file.number;
+            if file.late {
+                late::steps(&file.entry, number, cloexec, script)?;
+            } else if kept != number {
+                let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+                let args = [kept.into(), number.into(), flags.into()];
+                script.syscall(libc::SYS_dup3, args).check(Check::Eq(number.into()));
+            } else if cloexec != file.first().cloexec {
+                let flags = if cloexec { libc::FD_CLOEXEC } else { 0 };
+                script.syscall(libc::SYS_fcntl, [number.into(), libc::F_SETFD.into(), flags.into()]);
+            }
+        }
+        let Some(fs) = &self.fs[task.index] else { return Ok(()) };
+        let files = &self.table.files;
+        let directory = (libc::O_PATH | libc::O_DIRECTORY) as u32;
+        let number_of = |id| files.number_of(self.context.numbers, id, directory);
+        let root = files.regular(fs.root_id).is_some_and(|root| root.name != "/");
+        let root = root.then(|| number_of(fs.root_id)).transpose()?;
+        fs::steps(fs.umask, root, number_of(fs.cwd_id)?, script);
+        Ok(())
+    }
+
+    /// Everything is in place: what only its holder can do, and then nothing foreign stays open.
+    fn emit_state(&mut self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        for index in 0..self.tasks[task.index].len() {
+            let (number, file, _) = self.tasks[task.index][index];
+            let file = &self.files[file];
+            if file.first().slot != (Slot { task: task.index, number }) {
+                continue;
+            }
+            script.set_what(self.table.kinds[file.kind].name());
+            if let Some(owner) = fown::of(&file.entry) {
+                fown::steps(owner, number, script);
+            }
+            let error = self.error(file);
+            let slot = file.first().slot;
+            self.kinds[file.kind].steps(&file.entry, slot, script).map_err(error)?;
+        }
+        script.set_what("files");
+        for (first, last) in layout::gaps(self.tasks[task.index].iter().map(|slot| slot.0)) {
+            script.syscall(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
+        }
+        Ok(())
+    }
+}
+
+impl TreeRestore for Restore<'_> {
+    fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        if self.seats.is_none() {
+            self.lay_out()?;
+        }
+        match (stage, task.life) {
+            (_, Life::Zombie(_)) => Ok(()),
+            (Stage::Files, _) => self.emit_files(task, script),
+            (Stage::State, _) => self.emit_state(task, script),
+            _ => Ok(()),
+        }
+    }
+
+    fn occupied(&self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
+
+    fn prepare(&mut self, place: &mut dyn criu_resource::Place) -> Result<(), BoxError> {
+        let mut open: HashMap<u32, OwnedFd> = HashMap::new();
+        for index in 0..self.files.len() {
+            let file = &self.files[index];
+            if file.late {
+                continue;
+            }
+            let error = self.error(file);
+            let fd = self.kinds[file.kind].open(&file.entry).map_err(error)?;
+            open.insert(file.entry.id, fd);
+        }
+        let fd_of = |id: u32| open.get(&id).and_then(|fd| fd.try_clone().ok());
+        for (kind, restore) in self.table.kinds.iter().zip(&mut self.kinds) {
+            restore
+                .connect(&fd_of)
+                .map_err(|error| -> BoxError { format!("{}: {error}", kind.name()).into() })?;
+        }
+        let files = &self.table.files;
+        files.place(self.context.store, place)?;
+        files.opened()?;
+        let seats = self.seats.as_mut().ok_or("no numbers were reserved")?;
+        for file in self.files.iter().filter(|file| !file.late) {
+            if let Some(fd) = open.remove(&file.entry.id) {
+                seats.place(place, file.number, fd, file.first().cloexec)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), BoxError> {
+        for (kind, restore) in self.table.kinds.iter().zip(&mut self.kinds) {
+            restore.finish().map_err(|error| -> BoxError { format!("{}: {error}", kind.name()).into() })?;
+        }
+        self.table.files.end()
+    }
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        self.table.files.reset();
+    }
+}
