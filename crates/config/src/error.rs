@@ -42,7 +42,7 @@ pub enum Problem {
         nearest: Option<String>,
     },
     /// A value that the option does not take.
-    #[error("{origin}: {option}: {reason}")]
+    #[error("{}: {reason}", origin.place(option))]
     Value {
         /// Where.
         origin: Origin,
@@ -52,7 +52,7 @@ pub enum Problem {
         reason: String,
     },
     /// An option whose function is not built.
-    #[error("{origin}: --{option} is not supported yet")]
+    #[error("{} is not supported yet", origin.place(option))]
     NotSupported {
         /// Where it was set.
         origin: Origin,
@@ -60,7 +60,7 @@ pub enum Problem {
         option: &'static str,
     },
     /// An option that the reference refuses too.
-    #[error("{origin}: --{option} is no longer accepted; use {instead}")]
+    #[error("{} is no longer accepted; use {instead}", origin.place(option))]
     Removed {
         /// Where it was set.
         origin: Origin,

@@ -69,6 +69,16 @@ impl Origin {
     pub const fn of(layer: LayerKind) -> Self {
         Origin { layer, path: None, line: None }
     }
+
+    /// An option set here, in the words of the layer: `--name`, `CRIU_NAME`, `FILE:LINE: name`.
+    pub fn place(&self, option: &str) -> String {
+        match self.layer {
+            LayerKind::Argument => format!("--{option}"),
+            LayerKind::Environment => format!("CRIU_{}", option.to_ascii_uppercase().replace('-', "_")),
+            LayerKind::Rpc => format!("RPC option {option}"),
+            _ => format!("{self}: {option}"),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -132,13 +142,11 @@ pub fn file_layer(kind: LayerKind, path: &Path, bytes: &[u8]) -> Result<Layer, E
     Err(Error { problems: problems.into_iter().map(|(_, problem)| problem).collect() })
 }
 
-/// The layer of the environment, and warnings about variables that look like misspelt options.
+/// The layer of the environment, the variables that are neither on nor off, and warnings about variables that
+/// look like misspelt options.
 ///
 /// A flag is on for an empty value, `1`, `on`, `yes` and `true`, and off for `0`, `off`, `no` and `false`.
 /// An empty value means the bare name of an option whose argument may be left out. Lists have one entry a line.
-///
-/// # Errors
-/// Every variable whose value the option does not take.
 pub fn environment_layer(variables: &[(String, String)]) -> (Layer, Vec<Problem>, Vec<String>) {
     let (mut settings, mut problems, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     for (variable, text) in variables {
@@ -146,21 +154,12 @@ pub fn environment_layer(variables: &[(String, String)]) -> (Layer, Vec<Problem>
             warnings.extend(misspelt(variable));
             continue;
         };
-        let origin = Origin::of(LayerKind::Environment);
         match env_values(option, negated, text) {
-            Ok(raws) => {
-                for raw in raws {
-                    match option.apply(&option.default_value(), &raw) {
-                        Ok(_) => settings.push(Setting { option, raw, line: None }),
-                        Err(reason) => problems.push(Problem::Value {
-                            origin: origin.clone(),
-                            option: variable.clone(),
-                            reason,
-                        }),
-                    }
-                }
+            Ok(raws) => settings.extend(raws.into_iter().map(|raw| Setting { option, raw, line: None })),
+            Err(reason) => {
+                let option = if negated { format!("no-{}", option.name) } else { option.name.into() };
+                problems.push(Problem::Value { origin: Origin::of(LayerKind::Environment), option, reason });
             }
-            Err(reason) => problems.push(Problem::Value { origin, option: variable.clone(), reason }),
         }
     }
     (Layer::new(LayerKind::Environment, settings), problems, warnings)
@@ -189,13 +188,9 @@ fn env_values(option: &registry::Opt, negated: bool, text: &str) -> Result<Vec<R
 fn misspelt(variable: &str) -> Option<String> {
     let key = variable.strip_prefix("CRIU_")?.to_ascii_lowercase().replace('_', "-");
     let nearest = registry::nearest(&key)?;
-    let distance = strsim_distance(&key, &nearest);
-    (distance <= 2).then(|| {
-        let meant = nearest.to_ascii_uppercase().replace('-', "_");
-        format!("environment: {variable} names no option; did you mean CRIU_{meant}?")
+    let near = key.len() <= 64 && strsim::levenshtein(&key, &nearest) <= 2;
+    near.then(|| {
+        let meant = Origin::of(LayerKind::Environment).place(&nearest);
+        format!("the variable {variable} names no option; did you mean {meant}?")
     })
-}
-
-fn strsim_distance(a: &str, b: &str) -> usize {
-    if a.len() > 64 { usize::MAX } else { strsim::levenshtein(a, b) }
 }

@@ -163,12 +163,7 @@ impl Loader {
             stack.push(layer);
         }
         let (options, provenance, problems) = stack.finish();
-        for problem in problems {
-            // The environment is checked as it is read, too.
-            if !self.problems.contains(&problem) {
-                self.problems.push(problem);
-            }
-        }
+        self.problems.extend(problems);
         if let Some(command) = command.filter(|command| !command.inspects_config()) {
             let needed = |option: &Opt| option.commands.contains(&command);
             self.problems.extend(provenance.entries.iter().filter_map(|entry| {

@@ -58,8 +58,8 @@ impl RpcLayer {
     pub fn from_fields(fields: impl IntoIterator<Item = (String, RpcValue)>) -> Self {
         let mut layer = RpcLayer::default();
         let mut fields: Vec<_> = fields.into_iter().collect();
-        // The mode says more than the flag, whichever comes first.
-        fields.sort_by_key(|(name, _)| name == "manage_cgroups_mode");
+        // What says more than a flag comes after it.
+        fields.sort_by_key(|(name, _)| matches!(name.as_str(), "manage_cgroups_mode" | "unix_sk_ino" | "ps"));
         for (name, value) in &fields {
             if let Err(reason) = layer.field(name, value) {
                 let origin = Origin::of(LayerKind::Rpc);
@@ -79,9 +79,15 @@ impl RpcLayer {
                 }
             }
             ("ps", RpcValue::Message(parts)) => {
-                self.set("page-server", Raw::Bare);
+                // A lazy dump listens itself: only the port counts, as in the reference.
+                let lazy =
+                    self.settings.iter().any(|set| set.option.name == "lazy-pages" && set.raw == Raw::Bare);
+                if !lazy {
+                    self.set("page-server", Raw::Bare);
+                }
                 for (part, value) in parts {
                     match part.as_str() {
+                        "address" | "fd" if lazy => {}
                         "address" => self.set("address", Raw::Text(text(value)?)),
                         "port" => self.set("port", Raw::Text(text(value)?)),
                         "fd" => self.set("ps-socket", Raw::Text(text(value)?)),
@@ -95,11 +101,8 @@ impl RpcLayer {
                     self.set("ext-unix-sk", Raw::Text(part(socket, "inode")?));
                 }
             }
-            // Without the list of inodes this is off; `off` is also what nothing set means.
             ("ext_unix_sk", RpcValue::Bool(on)) => {
-                if *on {
-                    self.set("ext-unix-sk", Raw::Bare);
-                }
+                self.set("ext-unix-sk", if *on { Raw::Bare } else { Raw::Off });
             }
             ("manage_cgroups", RpcValue::Bool(on)) => {
                 let mode = if *on { "soft" } else { "ignore" };

@@ -96,6 +96,7 @@ impl Opt {
     pub fn apply(&self, before: &Value, raw: &Raw) -> Result<Value, String> {
         let text = match (raw, self.kind, self.implied) {
             (Raw::Off, Kind::Flag, _) => return Ok(Value::Bool(false)),
+            (Raw::Off, Kind::Ids, _) => return Ok(Value::Null),
             (Raw::Off, ..) => return Err("cannot be switched off".into()),
             (Raw::Bare, Kind::Flag, _) => return Ok(Value::Bool(true)),
             (Raw::Text(_), Kind::Flag, _) => return Err("takes no value".into()),

@@ -2,15 +2,21 @@
 
 use std::ffi::OsString;
 
-use clap::{Arg, ArgAction, Command as Clap, value_parser};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Command as Clap, ValueHint, value_parser};
 
 use crate::Command;
-use crate::registry::{Arity, OPTIONS, Opt};
+use crate::registry::{Arity, Kind, OPTIONS, Opt, Support};
 
 /// The command's words and what follows them.
 pub(super) const WORDS: &str = "WORDS";
 /// `--format` of `config show`.
 pub(super) const FORMAT: &str = "format";
+
+const AFTER_HELP: &str = "\
+`criu-rs COMMAND --help` lists the options of a command. Each may also stand
+in a configuration file, without dashes, or in the environment as
+CRIU_<OPTION>. `criu-rs config show` tells which value holds, and why.";
 
 /// The parser: flat, so that options may stand on either side of the command.
 pub(super) fn parser() -> Clap {
@@ -45,12 +51,31 @@ fn format() -> Arg {
         .long(FORMAT)
         .value_name("FORMAT")
         .value_parser(["text", "json"])
-        .help("Form of the output")
+        .hide_possible_values(true)
+        .help("text or json")
+}
+
+/// An option of the registry as the help text shows it.
+fn shown(option: &'static Opt) -> Arg {
+    let help = match option.default {
+        "" | "on" => option.help.to_owned(),
+        default => format!("{} ({default})", option.help),
+    };
+    let works = matches!(option.support, Support::Supported | Support::NoEffect);
+    let arg = argument(option).help(help).help_heading(option.group.title()).hide(!works);
+    match option.kind {
+        Kind::Choice(choices) => {
+            let names = choices.iter().map(|choice| choice.name);
+            arg.value_parser(PossibleValuesParser::new(names)).hide_possible_values(true)
+        }
+        Kind::Path => arg.value_hint(ValueHint::AnyPath),
+        _ => arg,
+    }
 }
 
 /// An option of the registry.
 fn argument(option: &'static Opt) -> Arg {
-    let arg = bare(option.name, option.short, option.help).help_heading(option.group.title());
+    let arg = bare(option.name, option.short, option.help);
     match option.arity() {
         Arity::None => arg,
         Arity::Optional => arg.num_args(0..=1).require_equals(true).value_name(option.value_name),
@@ -66,22 +91,38 @@ pub(super) fn tree() -> Clap {
         .override_usage("criu-rs COMMAND [OPTIONS]")
         .subcommand_help_heading("Commands")
         .subcommand_value_name("COMMAND")
+        .after_help(AFTER_HELP)
         .arg(bare("help", Some('h'), "Print this text; after a command, its options"))
         .arg(bare("version", Some('V'), "Print the version"));
-    root = root.args(OPTIONS.iter().filter(|option| option.commands == Command::ALL).map(argument));
-    for family in ["cpuinfo", "config"] {
-        let mut parent = shell(Clap::new(family), &format!("criu-rs {family}"));
-        for command in Command::ALL.iter().filter(|command| command.words()[0] == family) {
-            parent = parent.subcommand(leaf(*command));
+    root = root.args(OPTIONS.iter().filter(|option| option.commands == Command::ALL).map(shown));
+    for command in Command::ALL {
+        let [family, _] = command.words() else {
+            root = root.subcommand(leaf(*command));
+            continue;
+        };
+        if root.find_subcommand(family).is_none() {
+            let about =
+                if *family == "config" { "Options: show or check" } else { "CPU features: dump or check" };
+            let parent = shell(Clap::new(*family), &format!("criu-rs {family}"));
+            root = root.subcommand(parent.about(about).subcommand_required(true));
         }
-        let about =
-            if family == "cpuinfo" { "CPU features: dump or check" } else { "Options: show or check" };
-        root = root.subcommand(parent.about(about).subcommand_required(true));
-    }
-    for command in Command::ALL.iter().filter(|command| command.words().len() == 1) {
-        root = root.subcommand(leaf(*command));
+        root = root.mut_subcommand(family, |parent| parent.subcommand(leaf(*command)));
     }
     root
+}
+
+/// All options under one name, for the man page.
+pub(super) fn everything() -> Clap {
+    shell(Clap::new("criu-rs"), "criu-rs")
+        .about("checkpoint and restore of Linux process trees")
+        .override_usage("criu-rs COMMAND [OPTIONS]")
+        .long_about(
+            "criu-rs writes the state of running processes into image files and makes equal processes from them, \
+             at another time or on another machine. It reads and writes the images of CRIU and takes its options.",
+        )
+        .arg(bare("help", Some('h'), "Print help; after a command, its options"))
+        .arg(bare("version", Some('V'), "Print the version"))
+        .args(OPTIONS.iter().map(shown))
 }
 
 /// One command with its options.
@@ -102,7 +143,7 @@ pub(super) fn leaf(command: Command) -> Clap {
         clap = clap.arg(format());
     }
     let relevant = |option: &&Opt| option.commands.contains(&command) || command == Command::ConfigShow;
-    clap.args(OPTIONS.iter().filter(relevant).map(argument))
+    clap.args(OPTIONS.iter().filter(relevant).map(shown))
 }
 
 fn shell(clap: Clap, path: &str) -> Clap {

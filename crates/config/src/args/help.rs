@@ -1,6 +1,4 @@
-//! Texts for people: help, completions, the man page.
-
-use std::io;
+//! Help texts and completions.
 
 use clap_complete::Shell;
 
@@ -21,14 +19,4 @@ pub fn completions(shell: &str, program: &str) -> Option<String> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut arg::tree(), program, &mut script);
     String::from_utf8(script).ok()
-}
-
-/// The man page in roff.
-///
-/// # Errors
-/// None in practice: it writes into memory.
-pub fn man_page() -> io::Result<String> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(arg::tree()).render(&mut page)?;
-    String::from_utf8(page).map_err(io::Error::other)
 }

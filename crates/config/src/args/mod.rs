@@ -1,6 +1,7 @@
 //! The command line, built from the registry.
 
 mod arg;
+pub mod docs;
 pub mod help;
 mod normalise;
 
@@ -9,7 +10,7 @@ use std::ffi::OsString;
 use clap::ArgMatches;
 
 use crate::Command;
-use crate::registry::{Arity, OPTIONS};
+use crate::registry::{Arity, OPTIONS, nearest};
 use crate::value::{Raw, Setting};
 
 /// What a command line asks for.
@@ -55,10 +56,7 @@ impl UsageError {
 /// What does not fit, in words for the user. Values are not checked here but in [`load`](crate::load()).
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
     let args = normalise::normalise(args.into_iter().collect());
-    let matches = arg::parser().try_get_matches_from(args).map_err(|error| {
-        let text = error.render().to_string();
-        UsageError::new(text.trim_end().trim_start_matches("error: "))
-    })?;
+    let matches = arg::parser().try_get_matches_from(args).map_err(|error| usage_error(&error))?;
     let words: Vec<OsString> =
         matches.get_many::<OsString>(arg::WORDS).unwrap_or_default().cloned().collect();
     let command = find_command(&words);
@@ -78,6 +76,33 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageE
     }
     check_operands(command, &settings, &operands)?;
     Ok(Request::Run(Invocation { command, settings, operands, json }))
+}
+
+/// clap's error in one line.
+fn usage_error(error: &clap::Error) -> UsageError {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match (error.kind(), context(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(given)) => {
+            let name = given.trim_start_matches('-');
+            let matching: Vec<_> = OPTIONS.iter().map(|o| o.name).filter(|o| o.starts_with(name)).collect();
+            let hint = match matching[..] {
+                [_, _, ..] if given.starts_with("--") => format!(": it may be --{}", matching.join(" or --")),
+                _ if given.starts_with("--") => {
+                    nearest(name).map(|name| format!(", did you mean --{name}?")).unwrap_or_default()
+                }
+                _ => String::new(),
+            };
+            UsageError::new(format!("unknown option {given}{hint}"))
+        }
+        _ => {
+            let text = error.render().to_string();
+            UsageError::new(text.lines().next().unwrap_or_default().trim_start_matches("error: "))
+        }
+    }
 }
 
 /// The command that the words name, and how many of them name it.
