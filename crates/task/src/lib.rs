@@ -13,6 +13,7 @@ use criu_resource::{TaskState, ThreadState};
 pub mod arch;
 pub mod creds;
 pub mod error;
+pub mod here;
 pub mod limits;
 pub mod lsm;
 pub mod process;

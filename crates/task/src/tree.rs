@@ -11,7 +11,7 @@ use criu_resource::{
     RestoreContext, Stage, TaskState,
 };
 use criu_script::Script;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Checks that all sessions and groups of a frozen tree have a leader inside, or that the tree may be a job
 /// of a shell.
@@ -72,33 +72,39 @@ fn plan(tasks: &[&PstreeEntry], parents: &[Option<usize>]) -> Result<Vec<Births>
             ..Births::default()
         })
         .collect();
-    // The session each task is born into. Outside of the tree all sessions are one: criu-rs's own.
-    let session = |sid: u32| if pids.contains(&sid) { Some(sid) } else { None };
-    let mut born: Vec<Option<u32>> = Vec::with_capacity(tasks.len());
-    for (index, task) in tasks.iter().enumerate() {
-        let Some(parent_index) = parents[index] else {
-            if session(task.sid).is_some() && !leads_session(task) {
-                return Err(impossible(task, "the root is in the session of one of its descendants"));
-            }
-            born.push(None);
+    // The session a task must be born into; a leader need not care unless its children do.
+    let mut needs: Vec<Option<u32>> =
+        tasks.iter().map(|task| (!leads_session(task)).then_some(task.sid)).collect();
+    for (index, task) in tasks.iter().enumerate().rev() {
+        let Some(need) = needs[index] else { continue };
+        if !pids.contains(&need) && need != tasks[0].sid {
+            return Err(gone(task.pid as i32, need as i32));
+        }
+        let Some(parent) = parents[index] else { continue };
+        if need == tasks[parent].sid {
             continue;
-        };
-        let parent = tasks[parent_index];
-        let parent_births = &mut births[parent_index];
-        if leads_session(task) || session(task.sid) == session(parent.sid) {
-            parent_births.after.push(index);
-            born.push(session(parent.sid));
-        } else if leads_session(parent) && session(task.sid) == born[parent_index] {
-            parent_births.before_setsid.push(index);
-            born.push(born[parent_index]);
-        } else {
+        }
+        // The parent left that session after the birth, which only a leader can have done.
+        if !leads_session(tasks[parent]) || *needs[parent].get_or_insert(need) != need {
             let why =
-                format!("its session {} is not one that its parent {} ever was in", task.sid, parent.pid);
+                format!("its session {need} is not one that its parent {} ever was in", tasks[parent].pid);
             return Err(impossible(task, &why));
         }
     }
-    for (index, task) in tasks.iter().enumerate() {
-        check_group(tasks, parents, index, &pids).map_err(|why| impossible(task, &why))?;
+    if needs[0].is_some_and(|need| pids.contains(&need)) {
+        return Err(impossible(tasks[0], "it would have to be born into a session of its descendants"));
+    }
+    for index in 0..tasks.len() {
+        let Some(parent) = parents[index] else { continue };
+        match needs[index] {
+            Some(need) if need != tasks[parent].sid => births[parent].before_setsid.push(index),
+            _ => births[parent].after.push(index),
+        }
+    }
+    let index_of: HashMap<u32, usize> = tasks.iter().enumerate().map(|(i, task)| (task.pid, i)).collect();
+    for task in tasks {
+        let leader = index_of.get(&task.pgid).map(|&leader| tasks[leader]);
+        check_group(task, leader, tasks[0]).map_err(|why| impossible(task, &why))?;
     }
     Ok(births)
 }
@@ -107,27 +113,22 @@ fn impossible(task: &PstreeEntry, why: &str) -> Error {
     Error::Tree { pid: task.pid as i32, why: why.into() }
 }
 
-/// A group must have a leader, in the same session; or be the root's, inherited without a break.
-fn check_group(
-    tasks: &[&PstreeEntry],
-    parents: &[Option<usize>],
-    index: usize,
-    pids: &HashSet<u32>,
-) -> Result<(), String> {
-    let task = tasks[index];
-    if task.pgid == task.pid {
-        return Ok(());
-    }
-    if task.sid == task.pid {
-        return Err(format!("it leads a session but is in group {}", task.pgid));
-    }
-    if pids.contains(&task.pgid) {
-        return Ok(());
-    }
-    match parents[index] {
-        None => Ok(()),
-        Some(parent) if tasks[parent].pgid == task.pgid => Ok(()),
-        Some(_) => Err(format!("the leader of its process group {} has ended", task.pgid)),
+/// A group must have its leader, in the same session; or be the one that the root was born into.
+fn check_group(task: &PstreeEntry, leader: Option<&PstreeEntry>, root: &PstreeEntry) -> Result<(), String> {
+    let group = task.pgid;
+    match leader {
+        _ if task.sid == task.pid && group != task.pid => {
+            Err(format!("it leads a session but is in process group {group}"))
+        }
+        None if group == root.pgid => Ok(()),
+        None => Err(format!("the leader of its process group {group} has ended")),
+        Some(leader) if leader.sid != task.sid => {
+            Err(format!("its process group {group} is in another session"))
+        }
+        Some(leader) if leader.pgid != group => {
+            Err(format!("the leader of its process group {group} has left that group"))
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -144,16 +145,19 @@ impl Family for Sessions {
     }
 }
 
-/// Makes sessions and groups from outside of the tree those of criu-rs, `sid` and `pgid`, which the tree is
-/// born into. Comes before the scripts are composed; without it a group from outside cannot be joined.
+/// Makes the session and group of the root, where they lie outside of the tree, those of criu-rs: `sid` and
+/// `pgid`. All tasks in them go along. Comes before the births are planned and the scripts composed.
 pub fn adopt_outside(tree: &mut BuiltTree, sid: u32, pgid: u32) {
     let pids: HashSet<u32> = tree.tasks.iter().map(|task| task.pstree.pid).collect();
-    for task in &mut tree.tasks {
-        if !pids.contains(&task.pstree.sid) {
-            task.pstree.sid = sid;
+    let Some(root) = tree.tasks.first().map(|task| task.pstree.clone()) else { return };
+    for PstreeEntry { sid: task_sid, pgid: task_pgid, .. } in
+        tree.tasks.iter_mut().map(|task| &mut task.pstree)
+    {
+        if *task_sid == root.sid && !pids.contains(&root.sid) {
+            *task_sid = sid;
         }
-        if !pids.contains(&task.pstree.pgid) {
-            task.pstree.pgid = pgid;
+        if *task_pgid == root.pgid && !pids.contains(&root.pgid) {
+            *task_pgid = pgid;
         }
     }
 }
@@ -192,3 +196,6 @@ impl TaskState for Groups {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
