@@ -1,1 +1,30 @@
-//! Sockets, TCP repair and the network lock
+//! Sockets of a process tree, and the lock that keeps their peers silent while the tree is away.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`tcp`] | a TCP connection as data: out of one socket, into another; usable alone |
+//! | [`lock`] | the network lock: nftables by netlink, or iptables |
+//! | [`INET`] | TCP, UDP, ping and raw sockets over IPv4 and IPv6 |
+//!
+//! [`KINDS`] lists all kinds of open files that this crate provides.
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+mod address;
+mod error;
+mod inet;
+pub mod lock;
+mod options;
+mod sys;
+pub mod tcp;
+mod tree;
+
+pub use error::{Error, Result};
+pub use inet::Inet;
+
+use criu_resource::FileKind;
+
+/// Internet sockets.
+pub static INET: Inet = Inet;
+
+/// All kinds of this crate.
+pub static KINDS: &[&dyn FileKind] = &[&INET];

@@ -1,0 +1,96 @@
+//! The few calls for which neither nix nor `criu-kernel` has a wrapper.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Called, Error, Result};
+
+/// `SO_GET_FILTER` has the number of `SO_ATTACH_FILTER`.
+const SO_GET_FILTER: i32 = libc::SO_ATTACH_FILTER;
+/// Longest program that the kernel takes (`BPF_MAXINSNS`).
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// socket(2) for any family, type and protocol; close-on-exec.
+pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd> {
+    // SAFETY: three integers.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    let fd = Errno::result(fd).called(format!("socket({family}, {kind}, {protocol})"))?;
+    // SAFETY: the kernel returned this new descriptor to us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The signal that announces input (`F_SETSIG`, fcntl(2)).
+pub(crate) fn set_owner_signal(fd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    const F_SETSIG: i32 = 10;
+    // SAFETY: three integers.
+    let answer = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal) };
+    Errno::result(answer).map(drop).called("fcntl(F_SETSIG)")
+}
+
+/// Whether nothing will come any more (`POLLRDHUP`): the peer closed its end, or the owner shut his.
+pub(crate) fn hung_up(fd: BorrowedFd<'_>) -> Result<bool> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one structure, which outlives the call.
+    Errno::result(unsafe { libc::poll(&mut polled, 1, 0) }).called("poll")?;
+    Ok(polled.revents & libc::POLLRDHUP != 0)
+}
+
+/// The classic BPF program of a socket (`SO_ATTACH_FILTER`, socket(7)), one number an instruction as the
+/// images have them; empty where there is none.
+///
+/// # Errors
+/// [`Error::Unsupported`] for an eBPF program, which cannot be read back.
+pub(crate) fn filter(fd: BorrowedFd<'_>) -> Result<Vec<u64>> {
+    let blank = libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+    let mut program = vec![blank; MAX_INSTRUCTIONS];
+    let mut count = MAX_INSTRUCTIONS as libc::socklen_t;
+    let target = program.as_mut_ptr().cast();
+    // SAFETY: for this option the length counts instructions; `program` has room for as many as it says.
+    let answer =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_GET_FILTER, target, &mut count) };
+    match Errno::result(answer) {
+        Err(Errno::EACCES) => return Err(Error::Unsupported("an eBPF program attached to a socket".into())),
+        other => other.called("getsockopt(SO_GET_FILTER)")?,
+    };
+    program.truncate(count as usize);
+    let encode = |i: &libc::sock_filter| {
+        u64::from(i.code) << 48 | u64::from(i.jt) << 40 | u64::from(i.jf) << 32 | u64::from(i.k)
+    };
+    Ok(program.iter().map(encode).collect())
+}
+
+/// Attaches a program that [`filter`] returned.
+pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[u64]) -> Result<()> {
+    let mut program: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|i| libc::sock_filter { code: (i >> 48) as u16, jt: (i >> 40) as u8, jf: (i >> 32) as u8, k: *i as u32 })
+        .collect();
+    let len = u16::try_from(program.len())
+        .map_err(|_| Error::Corrupt(format!("a socket filter of {} instructions", program.len())))?;
+    let head = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let source = std::ptr::from_ref(&head).cast();
+    // SAFETY: the kernel reads `head` and the `len` instructions it points to, which live in `program`.
+    let answer = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, source, size)
+    };
+    Errno::result(answer).map(drop).called("setsockopt(SO_ATTACH_FILTER)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_program_comes_back_as_it_was_attached() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(filter(socket.as_fd()).unwrap(), []);
+        // ld #5; ret a
+        let program = [5, 0x16 << 48];
+        attach_filter(socket.as_fd(), &program).unwrap();
+        assert_eq!(filter(socket.as_fd()).unwrap(), program);
+    }
+}
