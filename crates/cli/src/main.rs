@@ -1,3 +1,108 @@
 //! criu-rs: checkpoint and restore of Linux process trees.
 
-fn main() {}
+mod check;
+mod convert;
+mod dump;
+mod log;
+mod resources;
+mod restore;
+mod workplace;
+
+use criu_config::args::{self, Invocation, Request};
+use criu_config::{Command, Config, LogFormat, Sources};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use workplace::Workplace;
+
+/// What `--version` prints: first the interface that container runtimes test for, then our own.
+const VERSION: &str = concat!("Version: 4.2\ncriu-rs ", env!("CARGO_PKG_VERSION"), "\n");
+
+fn main() -> ExitCode {
+    let code = match args::parse(std::env::args_os()) {
+        Ok(Request::Help(text)) => print(&text),
+        Ok(Request::Version) => print(VERSION),
+        Ok(Request::Run(invocation)) => run(&invocation),
+        Err(error) => complain(&[error.to_string()]),
+    };
+    log::flush();
+    ExitCode::from(code)
+}
+
+fn run(invocation: &Invocation) -> u8 {
+    if invocation.command == Command::ConfigCheck {
+        return check_file(Path::new(&invocation.operands[0]));
+    }
+    let command = Some(invocation.command);
+    let sources = Sources { command, arguments: invocation.settings.clone(), ..Sources::system() };
+    let config = match criu_config::load(&sources) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.problems),
+    };
+    if invocation.command == Command::ConfigShow {
+        return print(&match invocation.json {
+            true => format!("{:#}\n", config.provenance.to_json()),
+            false => config.provenance.to_text(io::stdout().is_terminal()),
+        });
+    }
+    let place = match Workplace::open(&config.options) {
+        Ok(place) => place,
+        Err(error) => return complain(&[format!("{error:#}")]),
+    };
+    let result = start_log(&config, &place).and_then(|()| act(invocation, &config, &place));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            if config.options.log_file.is_some() {
+                complain(&[format!("{error:#}")]);
+            }
+            1
+        }
+    }
+}
+
+fn act(invocation: &Invocation, config: &Config, place: &Workplace) -> anyhow::Result<u8> {
+    let options = &config.options;
+    match invocation.command {
+        Command::Dump => dump::run(options, place),
+        Command::Restore => restore::run(options, place, &invocation.operands),
+        Command::Check => check::run(options),
+        other => anyhow::bail!("the command `{other}` is not supported yet"),
+    }
+}
+
+fn start_log(config: &Config, place: &Workplace) -> anyhow::Result<()> {
+    let options = &config.options;
+    let format = match options.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let file = options.log_file.as_ref().map(|path| place.create_log(path, options.log_pid)).transpose()?;
+    log::start(file, options.verbosity, format);
+    tracing::info!("criu-rs {}", env!("CARGO_PKG_VERSION"));
+    config.log_lines().iter().for_each(|line| tracing::info!("config: {line}"));
+    config.warnings.iter().for_each(|line| tracing::warn!("config: {line}"));
+    Ok(())
+}
+
+fn check_file(path: &Path) -> u8 {
+    match criu_config::check_file(path) {
+        Ok(settings) => print(&format!("{}: {} options, no error\n", path.display(), settings.len())),
+        Err(error) => complain(&error.problems),
+    }
+}
+
+fn print(text: &str) -> u8 {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => 1, // a closed pipe: nobody reads on
+    }
+}
+
+fn complain(problems: &[impl ToString]) -> u8 {
+    for problem in problems {
+        eprintln!("Error: {}", problem.to_string());
+    }
+    1
+}

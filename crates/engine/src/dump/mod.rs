@@ -9,7 +9,7 @@ pub(crate) use write as state;
 
 use crate::hooks::{Action, Hooks, notify};
 use crate::{DumpStats, Error, Resources, Result};
-use criu_images::{Image, RecordSet, Store, StoreExt, magic};
+use criu_images::{Image, RecordSet, Store};
 use criu_kernel::pidfd;
 use criu_parasite::{Seized, Verdict};
 use criu_resource::{
@@ -50,7 +50,6 @@ pub fn dump(
     scratch.keep();
     let_go(stopped, fate)?;
     stats.frozen = start.elapsed();
-    store.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
     Ok(stats)
 }
 

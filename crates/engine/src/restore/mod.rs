@@ -10,7 +10,7 @@ mod space;
 use crate::hooks::{Action, Hooks, notify};
 use crate::{Error, Resources, RestoreStats, Result, steps};
 use compile::{Part, Program};
-use criu_images::{Image, Store, StoreExt, magic};
+use criu_images::Store;
 use criu_resource::{BuiltTree, Numbers, Options, RestoreContext};
 use place::Placed;
 use run::Run;
@@ -70,7 +70,6 @@ pub fn restore(
     notify(hooks, Action::PreResume, Some(root))?;
     complete.resume(options.leave_stopped)?;
     let stats = RestoreStats { forking, restore: start.elapsed() };
-    store.write_image(Image::Stats, magic::STATS_RESTORE, &[stats.entry()])?;
     Ok(Restored { root, stats })
 }
 
