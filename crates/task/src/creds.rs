@@ -78,6 +78,12 @@ pub fn set(wanted: &CredsEntry, own: &Status, script: &mut Script) -> Result<(),
         // Without it the capabilities would go with user id 0.
         prctl(script, libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0);
     }
+    let [own_eff, own_prm] = [own.cap_effective, own.cap_permitted];
+    if inh != own.cap_inheritable || amb != own.cap_ambient {
+        // What is inheritable may lie outside of the bounding set only if it was so before; what is ambient
+        // must be inheritable and permitted.
+        capset(script, [own_eff, own_prm, inh]);
+    }
     for cap in bits(own.cap_bounding & !bnd) {
         prctl(script, libc::PR_CAPBSET_DROP, cap, 0);
     }
@@ -91,15 +97,13 @@ pub fn set(wanted: &CredsEntry, own: &Status, script: &mut Script) -> Result<(),
         set_ids(script, libc::SYS_setresuid, libc::SYS_setfsuid, uids);
     }
     if amb != own.cap_ambient {
-        // An ambient capability must be permitted and inheritable when it is raised.
-        capset(script, [own.cap_effective, own.cap_permitted, inh]);
         ambient(script, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0);
         bits(amb).for_each(|cap| ambient(script, libc::PR_CAP_AMBIENT_RAISE, cap));
     }
     if ids_differ || wanted.secbits != 0 {
         prctl(script, libc::PR_SET_SECUREBITS, wanted.secbits, 0);
     }
-    if [eff, prm, inh] != [own.cap_effective, own.cap_permitted, own.cap_inheritable] {
+    if [eff, prm] != [own_eff, own_prm] {
         capset(script, [eff, prm, inh]);
     }
     if wanted.no_new_privs() != 0 {
