@@ -34,6 +34,8 @@ pub mod regular;
 mod seats;
 mod sys;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
 pub use alone::Kind;
 pub use eventfd::Eventfd;

@@ -8,6 +8,8 @@ mod error;
 mod fs;
 mod layout;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 pub use error::TableError;
 
