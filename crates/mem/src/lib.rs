@@ -1,1 +1,154 @@
-//! Memory areas, pages, shared memory, mm fields and the vDSO
+//! Memory: areas, pages, shared memory, the fields of an address space, and the vDSO.
+//!
+//! [`Memory`] is the one thing to hand to the engine. It knows nothing of files: whoever has mapped files
+//! to dump gives it [`MappedFiles`].
+//!
+//! | module | what |
+//! |---|---|
+//! | [`vma`] | what each area is: from `/proc/PID/smaps` to `vma_entry` |
+//! | [`status`] | the bits of `vma_entry.status` |
+//! | [`pages`] | which pages are stored, and the transfer |
+//! | [`shmem`] | shared anonymous memory |
+//! | [`mm`] | the fields of the address space |
+//! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
+//! | [`cow`] | what a child is to share with its parent, as after fork |
+//! | [`vdso`] | vDSO and vvar moved to where they were |
+//!
+//! On dump everything is read from outside while the tree is frozen; only `brk` and two prctl values are
+//! asked from inside. criu-rs's own memory does not grow with that of its targets: a worker copies through
+//! one megabyte.
+
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+pub mod cow;
+pub mod error;
+pub mod layout;
+pub mod mm;
+pub mod pages;
+pub mod shmem;
+pub mod status;
+pub mod vdso;
+pub mod vma;
+
+mod dump;
+mod restore;
+mod seat;
+
+pub use error::Error;
+pub use vdso::Parked;
+
+use criu_resource::{BoxError, BuiltTree, DumpContext, FrozenTree};
+use criu_resource::{RestoreContext, TreeDump, TreeRestore, TreeState};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Who knows the files that are mapped, and the executables.
+pub trait MappedFiles: Send + Sync {
+    /// Dump: the id under which `files.img` knows a file of task `pid`. `file` is any descriptor of it
+    /// (O_PATH, but readable for a memfd), `link` its name in procfs.
+    ///
+    /// # Errors
+    /// For a file that cannot be found again on restore.
+    fn id_of(&self, pid: i32, file: BorrowedFd<'_>, link: &Path) -> Result<u32, BoxError>;
+
+    /// Restore: the descriptor number of criu-rs at which scripts find file `id`, opened with `flags`. It is
+    /// filled before they run.
+    ///
+    /// # Errors
+    /// For an id that the images do not have.
+    fn number_of(&self, context: &RestoreContext<'_>, id: u32, flags: u32) -> Result<i32, BoxError>;
+}
+
+/// What a dump did, for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pages stored of tasks.
+    pub pages_written: u64,
+    /// Pages stored of shared memory.
+    pub shared_pages_written: u64,
+}
+
+/// The memory of all tasks of a tree.
+pub struct Memory {
+    files: Box<dyn MappedFiles>,
+    parked: Mutex<Vec<Parked>>,
+    pages_written: AtomicU64,
+    shared_pages_written: AtomicU64,
+}
+
+impl Memory {
+    /// With someone who knows mapped files.
+    pub fn new(files: impl MappedFiles + 'static) -> Self {
+        Memory {
+            files: Box::new(files),
+            parked: Mutex::default(),
+            pages_written: AtomicU64::new(0),
+            shared_pages_written: AtomicU64::new(0),
+        }
+    }
+
+    /// Restore: tells where the parts of criu-rs's own vDSO wait in every task. Before the first step is
+    /// emitted.
+    pub fn set_parked(&self, parts: Vec<Parked>) {
+        *self.parked.lock().unwrap_or_else(|e| e.into_inner()) = parts;
+    }
+
+    /// What the last dump stored.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            pages_written: self.pages_written.load(Ordering::Relaxed),
+            shared_pages_written: self.shared_pages_written.load(Ordering::Relaxed),
+        }
+    }
+
+    fn parked(&self) -> Vec<Parked> {
+        self.parked.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn pages_ids(&self) -> PagesIds {
+        PagesIds(0)
+    }
+
+    fn count(&self, jobs: &[pages::Job]) {
+        let sum = |shared: bool| {
+            let of_kind = |job: &&pages::Job| matches!(job.source, pages::Source::Shared(..)) == shared;
+            jobs.iter().filter(of_kind).map(pages::Job::pages).sum()
+        };
+        self.pages_written.store(sum(false), Ordering::Relaxed);
+        self.shared_pages_written.store(sum(true), Ordering::Relaxed);
+    }
+}
+
+/// Names pages images, from 1 on.
+struct PagesIds(u32);
+
+impl PagesIds {
+    fn next(&mut self) -> u32 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+impl TreeState for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn dump<'t>(
+        &'t self,
+        tree: &'t FrozenTree<'t>,
+        context: &'t DumpContext<'t>,
+    ) -> Result<Box<dyn TreeDump + 't>, BoxError> {
+        Ok(Box::new(dump::Dump::begin(self, tree, context)?))
+    }
+
+    fn restore<'t>(
+        &'t self,
+        tree: &'t BuiltTree,
+        context: &'t RestoreContext<'t>,
+    ) -> Result<Box<dyn TreeRestore + 't>, BoxError> {
+        Ok(Box::new(restore::Plan::read(self, tree, context)?))
+    }
+}

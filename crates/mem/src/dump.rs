@@ -1,0 +1,257 @@
+//! The dump of a tree's memory: areas and pages are found under freeze, from outside.
+
+use crate::error::{Error, Place};
+use crate::mm::{self, Question};
+use crate::pages::{self, Job, Run, Source};
+use crate::vma::{self, Area, FileKey};
+use crate::{Memory, shmem, status};
+use criu_images::proto::{MmEntry, VmaEntry};
+use criu_images::{Image, Record, RecordSet};
+use criu_kernel::pagemap::{Category, Filter, PageMap};
+use criu_kernel::proc::ProcDir;
+use criu_kernel::{Pid, procmap};
+use criu_resource::{Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, TreeDump};
+use criu_script::Script;
+use nix::fcntl::OFlag;
+use std::collections::HashMap;
+use std::io::BufReader;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Everything about one task's memory that is known from outside.
+pub(crate) struct TaskMemory {
+    pid: i32,
+    ns_pid: i32,
+    mm: MmEntry,
+    runs: Vec<Run>,
+    shared: Vec<shmem::Mapping>,
+}
+
+/// A dump in progress.
+pub(crate) struct Dump<'t> {
+    context: &'t DumpContext<'t>,
+    memory: &'t Memory,
+    tasks: HashMap<i32, TaskMemory>,
+    shared: Vec<shmem::Object>,
+}
+
+impl<'t> Dump<'t> {
+    pub(crate) fn begin(
+        memory: &'t Memory,
+        tree: &FrozenTree<'_>,
+        context: &'t DumpContext<'t>,
+    ) -> Result<Self, BoxError> {
+        let shmem = shmem::device()?;
+        let alive: Vec<_> = tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))).collect();
+        let scanned = scan_all(&alive, shmem)?;
+        let mut files = Files { memory, known: HashMap::new() };
+        let mut tasks = HashMap::new();
+        for (task, (mut found, areas)) in alive.iter().zip(scanned) {
+            let proc = ProcDir::open(Pid::from_raw(task.pid))?;
+            files.name(&proc, task.pid, &mut found, areas)?;
+            tasks.insert(task.pid, found);
+        }
+        let mut objects = shmem::Objects::default();
+        for task in &alive {
+            for mapping in &tasks[&task.pid].shared {
+                objects.add(task.pid, mapping)?;
+            }
+        }
+        Ok(Dump { context, memory, tasks, shared: objects.finish()? })
+    }
+}
+
+type Scanned = (TaskMemory, Vec<Area>);
+
+/// Reads the areas of all tasks, several tasks at a time.
+fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<Scanned>, BoxError> {
+    if tasks.len() < 4 {
+        return tasks.iter().map(|task| scan(task.pid, task.ns_pid, shmem)).collect();
+    }
+    let pids: Vec<_> = tasks.iter().map(|task| (task.pid, task.ns_pid)).collect();
+    use rayon::prelude::*;
+    pids.par_iter().map(|&(pid, ns_pid)| scan(pid, ns_pid, shmem)).collect()
+}
+
+fn scan(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<Scanned, BoxError> {
+    let proc = ProcDir::open(Pid::from_raw(pid))?;
+    let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
+    let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
+    let areas = vma::classify(pid, shmem, maps)?;
+    let mut mm = mm::read(&proc)?;
+    let (runs, guards) = page_runs(pid, &areas)?;
+    mm.vmas = guards;
+    let shared = areas
+        .iter()
+        .map(|area| &area.entry)
+        .filter(|entry| status::is(entry, status::ANON_SHARED))
+        .map(shmem::Mapping::from)
+        .collect();
+    Ok((TaskMemory { pid, ns_pid, mm, runs, shared }, areas))
+}
+
+/// The pages to be stored of a task, and its guard pages.
+fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), BoxError> {
+    let scanned: Vec<&VmaEntry> = areas
+        .iter()
+        .map(|area| &area.entry)
+        .filter(|entry| !status::is_special(entry) && status::is(entry, status::REGULAR))
+        .collect();
+    let ranges: Vec<_> = scanned.iter().map(|entry| entry.start..entry.end).collect();
+    let pagemap = PageMap::open(Pid::from_raw(pid)).map_err(|source| Error::Call {
+        pid,
+        call: "open(/proc/PID/pagemap)",
+        address: 0,
+        source,
+    })?;
+    let filter = Filter {
+        all: Category::ZERO,
+        any: Category::PRESENT | Category::SWAPPED,
+        inverted: Category::ZERO,
+        report: Category::FILE | guard_category(&pagemap),
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    let mut guards = Vec::new();
+    for found in pagemap.scan_ranges(&ranges, filter) {
+        let (index, range) =
+            found.map_err(|source| Error::Call { pid, call: "PAGEMAP_SCAN", address: 0, source })?;
+        let entry = scanned[index];
+        if range.is.contains(Category::GUARD) {
+            guards.push(guard(range.start, range.end));
+            continue;
+        }
+        let of_file = status::is(entry, status::FILE_PRIVATE) && range.file();
+        if !status::is_private(entry) || of_file {
+            continue;
+        }
+        let readable = entry.prot & libc::PROT_READ as u32 != 0;
+        match runs.last_mut() {
+            Some(last) if last.end == range.start && last.readable == readable => last.end = range.end,
+            _ => runs.push(Run { start: range.start, end: range.end, readable }),
+        }
+    }
+    // The vDSO is kept whole, so that a restore can tell whether it has the same one.
+    for entry in areas.iter().map(|area| &area.entry).filter(|entry| status::is(entry, status::VDSO)) {
+        let at = runs.partition_point(|run| run.start < entry.start);
+        runs.insert(at, Run { start: entry.start, end: entry.end, readable: true });
+    }
+    Ok((runs, guards))
+}
+
+/// `GUARD` where the kernel knows the word (Linux 6.16).
+fn guard_category(pagemap: &PageMap) -> Category {
+    let filter = Filter { report: Category::GUARD, ..Filter::default() };
+    match pagemap.scan(0..pages::PAGE, filter).next() {
+        Some(Err(_)) => Category::empty(),
+        _ => Category::GUARD,
+    }
+}
+
+fn guard(start: u64, end: u64) -> VmaEntry {
+    VmaEntry { start, end, status: status::GUARD, ..VmaEntry::default() }
+}
+
+/// Gives mapped files their ids, each file once.
+struct Files<'a> {
+    memory: &'a Memory,
+    known: HashMap<FileKey, u32>,
+}
+
+impl Files<'_> {
+    fn name(
+        &mut self,
+        proc: &ProcDir,
+        pid: i32,
+        found: &mut TaskMemory,
+        areas: Vec<Area>,
+    ) -> Result<(), BoxError> {
+        let guards = std::mem::take(&mut found.mm.vmas);
+        let mut previous: Option<(FileKey, u32)> = None;
+        for Area { mut entry, file } in areas {
+            if let Some(key) = file {
+                let id = match &previous {
+                    Some((last, id)) if *last == key => *id,
+                    _ => self.id(proc, pid, &key, &entry)?,
+                };
+                entry.shmid = id.into();
+                previous = Some((key, id));
+            }
+            found.mm.vmas.push(entry);
+        }
+        found.mm.vmas.extend(guards);
+        let exe = proc.open_file("exe", OFlag::O_PATH)?;
+        let link = proc.read_link("exe")?;
+        found.mm.exe_file_id = self.memory.files.id_of(pid, exe.as_fd(), &link)?;
+        Ok(())
+    }
+
+    fn id(&mut self, proc: &ProcDir, pid: i32, key: &FileKey, entry: &VmaEntry) -> Result<u32, BoxError> {
+        if let Some(id) = self.known.get(key) {
+            return Ok(*id);
+        }
+        let name = format!("map_files/{:x}-{:x}", entry.start, entry.end);
+        let file = proc.open_file(name.as_str(), OFlag::O_PATH)?;
+        let mode = nix::sys::stat::fstat(&file)?;
+        let is_zero = mode.st_mode & libc::S_IFMT == libc::S_IFCHR && mode.st_rdev == libc::makedev(1, 5);
+        if mode.st_mode & libc::S_IFMT != libc::S_IFREG && !is_zero {
+            let place = Place { pid, start: entry.start, end: entry.end };
+            let what = format!("a mapping of {}, which is no regular file", key.path.display());
+            return Err(Error::Unsupported { place, what }.into());
+        }
+        // A memfd is asked for its seals, which needs more than a path.
+        let file = match status::is(entry, status::MEMFD) {
+            true => proc.open_file(name.as_str(), OFlag::O_RDONLY)?,
+            false => file,
+        };
+        let id = self.memory.files.id_of(pid, file.as_fd(), Path::new(&key.path))?;
+        self.known.insert(key.clone(), id);
+        Ok(id)
+    }
+}
+
+impl TreeDump for Dump<'_> {
+    fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError> {
+        let found = self.tasks.get(&task.pid).ok_or("the task was not there when its memory was read")?;
+        let question = Question::ask(script);
+        Ok(Box::new(move |outcome, images| {
+            let mut mm = found.mm.clone();
+            question.answer(outcome, &mut mm);
+            images.records.push(Record::new(Image::Mm, found.ns_pid as u64, &mm));
+            Ok(())
+        }))
+    }
+
+    fn finish(&mut self, _: &mut RecordSet) -> Result<(), BoxError> {
+        let mut jobs = Vec::new();
+        let mut ids = self.memory.pages_ids();
+        let mut tasks: Vec<_> = self.tasks.values_mut().collect();
+        tasks.sort_unstable_by_key(|task| task.ns_pid);
+        for task in tasks {
+            jobs.push(Job {
+                source: Source::Task(task.pid),
+                runs: std::mem::take(&mut task.runs),
+                image: Image::Pagemap,
+                id: task.ns_pid as u64,
+                pages_id: ids.next(),
+            });
+        }
+        for object in self.shared.drain(..) {
+            let size = object.size.next_multiple_of(pages::PAGE);
+            let failed = |source| Error::Shared { shmid: object.shmid, call: "lseek", source };
+            jobs.push(Job {
+                runs: pages::data_runs(object.file.as_fd(), size).map_err(failed)?,
+                source: Source::Shared(object.shmid, object.file),
+                image: Image::ShmemPagemap,
+                id: object.shmid,
+                pages_id: ids.next(),
+            });
+        }
+        self.memory.count(&jobs);
+        pages::store_all(self.context.store, jobs)
+    }
+
+    fn commit(self: Box<Self>, _: Fate) -> Result<(), BoxError> {
+        // Nothing was changed anywhere.
+        Ok(())
+    }
+}

@@ -1,0 +1,354 @@
+//! From memory to a pages image: which pages, and the transfer.
+//!
+//! Pages keep their place in the image, known before the first byte is read, so that several workers can
+//! fill one image. Pages that hold nothing but zeros are left out of the file as holes.
+
+use crate::error::Error;
+use criu_images::pagemap::{self, Pagemap};
+use criu_images::{Image, ImageWriter, Store};
+use criu_kernel::Pid;
+use criu_kernel::memory::{self, RemoteRange};
+use std::fs::File;
+use std::io::{IoSliceMut, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// What one worker holds at a time: small enough to stay in a processor's cache between read and write.
+const BUFFER: usize = 1 << 20;
+/// What one worker takes of a large image at a time.
+const UNIT: u64 = 16 << 20;
+/// From this size on, an image is filled by all workers together.
+const LARGE: u64 = 64 << 20;
+/// How many workers copy at most; memory bandwidth is shared anyway.
+const WORKERS: usize = 4;
+
+/// A range of pages to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First byte: an address, or an offset in a shared memory object.
+    pub start: u64,
+    /// Byte after the last.
+    pub end: u64,
+    /// Whether the area can be read as such; otherwise only procfs's `mem` reads it.
+    pub readable: bool,
+}
+
+/// Where pages come from.
+pub enum Source {
+    /// A task's memory.
+    Task(i32),
+    /// A shared memory object.
+    Shared(u64, File),
+}
+
+/// Pages of one source, and the images that they go to.
+pub struct Job {
+    /// Where they come from.
+    pub source: Source,
+    /// Which pages, ascending.
+    pub runs: Vec<Run>,
+    /// [`Image::Pagemap`] or [`Image::ShmemPagemap`].
+    pub image: Image,
+    /// Its id.
+    pub id: u64,
+    /// The pages image.
+    pub pages_id: u32,
+}
+
+impl Job {
+    fn bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.end - run.start).sum()
+    }
+
+    /// How many pages it stores.
+    pub fn pages(&self) -> u64 {
+        self.bytes() / PAGE
+    }
+
+    fn pagemap(&self) -> Pagemap {
+        let mut entries: Vec<criu_images::proto::PagemapEntry> = Vec::new();
+        let mut end = 0;
+        for run in &self.runs {
+            let pages = (run.end - run.start) / PAGE;
+            match entries.last_mut() {
+                Some(last) if end == run.start => last.nr_pages = Some(pagemap::pages(last) + pages),
+                _ => entries.push(pagemap::entry(run.start, pages, pagemap::PRESENT)),
+            }
+            end = run.end;
+        }
+        Pagemap { pages_id: self.pages_id, entries }
+    }
+
+    /// Pieces of at most [`UNIT`] bytes, each with its place in the image.
+    fn units(&self) -> Vec<(u64, Vec<Run>)> {
+        let mut units: Vec<(u64, Vec<Run>)> = Vec::new();
+        let (mut offset, mut room) = (0, 0);
+        for run in &self.runs {
+            let mut start = run.start;
+            while start < run.end {
+                if room == 0 {
+                    units.push((offset, Vec::new()));
+                    room = UNIT;
+                }
+                let len = room.min(run.end - start);
+                if let Some((_, runs)) = units.last_mut() {
+                    runs.push(Run { start, end: start + len, ..*run });
+                }
+                (start, offset, room) = (start + len, offset + len, room - len);
+            }
+        }
+        units
+    }
+}
+
+/// Writes the pagemaps and pages of all jobs.
+///
+/// # Errors
+/// Those of the first job that fails; the images are then incomplete.
+pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resource::BoxError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
+    let total: u64 = jobs.iter().map(Job::bytes).sum();
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.bytes()));
+    let share = LARGE.max(total / workers as u64);
+    let large = jobs.iter().take_while(|job| workers > 1 && job.bytes() >= share).count();
+    let small = jobs.split_off(large);
+    for job in &jobs {
+        store_one(store, job, workers, &mut Vec::new())?;
+    }
+    // A second thread costs more than a few small images.
+    let workers = if total < (4 << 20) && small.len() < 16 { 1 } else { workers.min(small.len()) };
+    let mut queue = small.into_iter();
+    if workers <= 1 {
+        let mut buffer = Vec::new();
+        return queue.try_for_each(|job| store_one(store, &job, 1, &mut buffer));
+    }
+    let queue = Mutex::new(queue);
+    in_parallel(workers, || {
+        let mut buffer = Vec::new();
+        loop {
+            let job = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+            match job {
+                Some(job) => store_one(store, &job, 1, &mut buffer)?,
+                None => return Ok(()),
+            }
+        }
+    })
+}
+
+/// Runs `work` on several threads; the first error counts.
+fn in_parallel<E: Send>(workers: usize, work: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(&work)).collect();
+        let own = work();
+        others.into_iter().fold(own, |result, other| match other.join() {
+            Ok(more) => result.and(more),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn store_one(
+    store: &dyn Store,
+    job: &Job,
+    workers: usize,
+    buffer: &mut Vec<u8>,
+) -> Result<(), criu_resource::BoxError> {
+    job.pagemap().write(store, job.image, job.id)?;
+    let name = Image::Pages.file_name(job.pages_id.into());
+    let mut writer = store.create(&name)?;
+    let units = job.units();
+    match writer.as_fd().map(|fd| fd.try_clone_to_owned()).transpose()? {
+        None => {
+            for (_, runs) in &units {
+                copy(job, runs, buffer, &mut |bytes| {
+                    writer.write_all(bytes).map_err(|source| Error::Write { image: name.clone(), source })
+                })?;
+            }
+        }
+        Some(fd) => {
+            let file = File::from(fd);
+            let failed = |source| Error::Write { image: name.clone(), source };
+            let last = std::sync::atomic::AtomicUsize::new(0);
+            let work = |buffer: &mut Vec<u8>| -> Result<(), Error> {
+                loop {
+                    let next = last.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some((offset, runs)) = units.get(next) else { return Ok(()) };
+                    let mut at = *offset;
+                    copy(job, runs, buffer, &mut |bytes| {
+                        write_sparsely(&file, bytes, at).map_err(failed)?;
+                        at += bytes.len() as u64;
+                        Ok(())
+                    })?;
+                }
+            };
+            if workers > 1 {
+                in_parallel(workers, || work(&mut Vec::new()))?;
+            } else {
+                work(buffer)?;
+            }
+            file.set_len(job.bytes()).map_err(failed)?;
+        }
+    }
+    Ok(ImageWriter::finish(writer)?)
+}
+
+/// Writes all but the pages that are zero throughout; the file must be new.
+pub(crate) fn write_sparsely(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    let page = PAGE as usize;
+    let mut rest = 0;
+    for at in (0..bytes.len()).step_by(page) {
+        if is_zero(&bytes[at..(at + page).min(bytes.len())]) {
+            file.write_all_at(&bytes[rest..at], offset + rest as u64)?;
+            rest = at + page;
+        }
+    }
+    match bytes.get(rest..) {
+        Some(tail) => file.write_all_at(tail, offset + rest as u64),
+        None => Ok(()),
+    }
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    // Nearly all pages with content show it in their first words.
+    page.iter().take(64).all(|byte| *byte == 0)
+        && page.chunks(256).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
+}
+
+/// Reads the runs, a buffer at a time, and gives the bytes on.
+fn copy(
+    job: &Job,
+    runs: &[Run],
+    buffer: &mut Vec<u8>,
+    give: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    buffer.resize(BUFFER, 0);
+    let mut batch: Vec<Run> = Vec::new();
+    let mut filled = 0;
+    for run in runs {
+        let mut start = run.start;
+        while start < run.end {
+            let len = (run.end - start).min(BUFFER as u64 - filled);
+            batch.push(Run { start, end: start + len, ..*run });
+            (start, filled) = (start + len, filled + len);
+            if filled == BUFFER as u64 {
+                read(job, &batch, &mut buffer[..])?;
+                give(&buffer[..])?;
+                batch.clear();
+                filled = 0;
+            }
+        }
+    }
+    if filled > 0 {
+        let bytes = &mut buffer[..filled as usize];
+        read(job, &batch, bytes)?;
+        give(bytes)?;
+    }
+    Ok(())
+}
+
+fn read(job: &Job, runs: &[Run], mut buffer: &mut [u8]) -> Result<(), Error> {
+    let pid = match &job.source {
+        Source::Task(pid) => *pid,
+        Source::Shared(shmid, file) => {
+            for run in runs {
+                let (part, rest) = buffer.split_at_mut((run.end - run.start) as usize);
+                file.read_exact_at(part, run.start).map_err(|source| Error::Shared {
+                    shmid: *shmid,
+                    call: "pread",
+                    source,
+                })?;
+                buffer = rest;
+            }
+            return Ok(());
+        }
+    };
+    for group in runs.chunk_by(|a, b| a.readable == b.readable) {
+        let len: u64 = group.iter().map(|run| run.end - run.start).sum();
+        let (part, rest) = buffer.split_at_mut(len as usize);
+        if group[0].readable {
+            read_task(pid, group, part)?;
+        } else {
+            read_hidden(pid, group, part)?;
+        }
+        buffer = rest;
+    }
+    Ok(())
+}
+
+/// Reads areas that the task itself can read.
+fn read_task(pid: i32, runs: &[Run], buffer: &mut [u8]) -> Result<(), Error> {
+    let remote: Vec<RemoteRange> = runs
+        .iter()
+        .map(|run| RemoteRange { address: run.start, len: (run.end - run.start) as usize })
+        .collect();
+    let done = match memory::read_vectored(Pid::from_raw(pid), &mut [IoSliceMut::new(buffer)], &remote) {
+        Ok(done) => done,
+        Err(nix::errno::Errno::EFAULT) => 0,
+        Err(errno) => {
+            let address = runs[0].start;
+            return Err(Error::Call { pid, call: "process_vm_readv", address, source: errno.into() });
+        }
+    };
+    // What could not be read that way, procfs may still read.
+    let mut skip = done as u64;
+    let mut rest = Vec::new();
+    for run in runs {
+        let len = run.end - run.start;
+        if skip < len {
+            rest.push(Run { start: run.start + skip, ..*run });
+        }
+        skip = skip.saturating_sub(len);
+    }
+    read_hidden(pid, &rest, &mut buffer[done..])
+}
+
+/// Reads areas that the task cannot read at the moment (PROT_NONE).
+fn read_hidden(pid: i32, runs: &[Run], mut buffer: &mut [u8]) -> Result<(), Error> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let call = |call, address, source| Error::Call { pid, call, address, source };
+    let memory = File::open(format!("/proc/{pid}/mem"))
+        .map_err(|source| call("open(/proc/PID/mem)", runs[0].start, source))?;
+    for run in runs {
+        let (part, rest) = buffer.split_at_mut((run.end - run.start) as usize);
+        memory.read_exact_at(part, run.start).map_err(|source| match source.raw_os_error() {
+            Some(libc::EIO | libc::EFAULT) | None => Error::Unreadable { pid, address: run.start },
+            _ => call("pread(/proc/PID/mem)", run.start, source),
+        })?;
+        buffer = rest;
+    }
+    Ok(())
+}
+
+/// The ranges of a shared memory object that hold data, found by SEEK_DATA and SEEK_HOLE.
+///
+/// # Errors
+/// Those of lseek(2).
+pub fn data_runs(file: BorrowedFd<'_>, size: u64) -> std::io::Result<Vec<Run>> {
+    let seek = |offset: u64, whence| {
+        // SAFETY: lseek takes numbers only.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), offset as i64, whence) };
+        nix::errno::Errno::result(at).map(|at| at as u64)
+    };
+    let mut runs = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match seek(at, libc::SEEK_DATA) {
+            Ok(start) => start,
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        at = seek(start, libc::SEEK_HOLE)?.min(size);
+        if start < at {
+            runs.push(Run { start, end: at, readable: true });
+        }
+    }
+    Ok(runs)
+}
+
+#[cfg(test)]
+mod tests;

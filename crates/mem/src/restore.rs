@@ -1,0 +1,346 @@
+//! The restore of a tree's memory: read and checked first, then emitted as steps.
+
+use crate::cow::{self, Shared};
+use crate::error::Error;
+use crate::layout::{self, Piece};
+use crate::seat::Seat;
+use crate::{Memory, mm, shmem, status, vdso};
+use criu_images::pagemap::Pagemap;
+use criu_images::proto::{MmEntry, VmaEntry};
+use criu_images::{Image, ImageReader, StoreExt};
+use criu_resource::{BoxError, BuiltTask, BuiltTree, Life, Place, RestoreContext, Stage, TreeRestore};
+use criu_script::Script;
+use std::io::SeekFrom;
+
+/// What the kernel keeps free below a stack: nothing of ours may come there either.
+const STACK_GAP: u64 = 256 * crate::pages::PAGE;
+
+/// One task's memory as it is to be.
+struct Task {
+    pid: i32,
+    mm: MmEntry,
+    /// By rising address, without areas that the kernel makes; guards last.
+    areas: Vec<VmaEntry>,
+    content: Vec<Piece>,
+    has_content: Vec<bool>,
+    pages_id: u32,
+    /// Whether an area is there before the task clones its children.
+    early: Vec<bool>,
+    /// What it takes over from its parent.
+    inherits: Vec<Shared>,
+    /// Where the pages image is open.
+    seat: Option<Seat>,
+}
+
+/// A restore in progress.
+pub(crate) struct Plan<'t> {
+    memory: &'t Memory,
+    context: &'t RestoreContext<'t>,
+    /// One for each task of the tree; `None` for zombies.
+    tasks: Vec<Option<Task>>,
+    parents: Vec<Option<usize>>,
+    shared: shmem::Restored,
+}
+
+impl<'t> Plan<'t> {
+    pub(crate) fn read(
+        memory: &'t Memory,
+        tree: &BuiltTree,
+        context: &'t RestoreContext<'t>,
+    ) -> Result<Self, BoxError> {
+        let own_vdso = vdso::own_code()?;
+        let read = |task: &BuiltTask| match task.life {
+            Life::Zombie(_) => Ok(None),
+            _ => Task::read(task.pid() as i32, context, &own_vdso).map(Some),
+        };
+        let tasks = tree.tasks.iter().map(read).collect::<Result<Vec<_>, BoxError>>()?;
+        let parents = tree.tasks.iter().map(|task| task.parent).collect();
+        let mut plan = Plan { memory, context, tasks, parents, shared: shmem::Restored::default() };
+        plan.share()?;
+        for area in plan.tasks.iter().flatten().flat_map(|task| &task.areas) {
+            if shmem::is_mapping(area) {
+                plan.shared.add(area);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Finds what children take over from their parents.
+    fn share(&mut self) -> Result<(), BoxError> {
+        for (index, parent) in self.parents.iter().enumerate() {
+            let Some(parent) = *parent else { continue };
+            let (before, rest) = self.tasks.split_at_mut(index);
+            let (Some(parent), Some(child)) = (&mut before[parent], &mut rest[0]) else { continue };
+            // After an exec, nothing is in common.
+            if parent.mm.exe_file_id != child.mm.exe_file_id {
+                continue;
+            }
+            let pairs = cow::candidates(&child.areas, &parent.areas);
+            let has_both =
+                |&(own, there): &(usize, usize)| child.has_content[own] && parent.has_content[there];
+            let pairs: Vec<_> = pairs.into_iter().filter(has_both).collect();
+            if pairs.is_empty() {
+                continue;
+            }
+            let mut mine = child.pages(self.context)?;
+            let mut theirs = parent.pages(self.context)?;
+            for pair in pairs {
+                let mine = (cow::of_area(&child.content, pair.0), &mut mine);
+                let theirs = (cow::of_area(&parent.content, pair.1), &mut theirs);
+                let shared = cow::compare(pair, mine, theirs)
+                    .map_err(|source| criu_images::Error::io(child.pages_name(), "compare", source))?;
+                if let Some(shared) = shared {
+                    parent.early[shared.parents] = true;
+                    child.early[shared.own] = true;
+                    child.inherits.push(shared);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Task {
+    fn read(pid: i32, context: &RestoreContext<'_>, own_vdso: &[u8]) -> Result<Task, BoxError> {
+        let store = context.store;
+        let mut mm: MmEntry = store.read_one(Image::Mm, pid as u64)?;
+        let name = Image::Mm.file_name(pid as u64);
+        let mut areas = std::mem::take(&mut mm.vmas);
+        areas.retain(|area| !status::any(area, status::VSYSCALL | status::UPROBES));
+        check(pid, &name, &areas)?;
+
+        let pagemap = Pagemap::read(store, Image::Pagemap, pid as u64)?;
+        let extents: Vec<_> = pagemap.extents().collect();
+        let image = Image::Pagemap.file_name(pid as u64);
+        let mut content = layout::pieces(&image, &areas, &extents)?;
+        let mut task = Task {
+            pid,
+            mm,
+            has_content: vec![false; areas.len()],
+            early: vec![false; areas.len()],
+            areas,
+            content: Vec::new(),
+            pages_id: pagemap.pages_id,
+            inherits: Vec::new(),
+            seat: None,
+        };
+        if !content.is_empty() {
+            let mut pages = task.pages(context)?;
+            if pages.len() < pagemap.stored_bytes() {
+                let reason =
+                    format!("{} bytes, {} expected; dump again", pages.len(), pagemap.stored_bytes());
+                return Err(Error::image(task.pages_name(), reason).into());
+            }
+            let (code, rest) = content
+                .drain(..)
+                .partition(|piece: &Piece| status::any(&task.areas[piece.area], status::VDSO));
+            content = rest;
+            task.check_vdso(&code, &mut *pages, own_vdso)?;
+        }
+        for piece in &content {
+            task.has_content[piece.area] = true;
+        }
+        task.content = content;
+        Ok(task)
+    }
+
+    /// Compares the vDSO's code with that of this kernel.
+    fn check_vdso(&self, code: &[Piece], pages: &mut dyn ImageReader, own: &[u8]) -> Result<(), BoxError> {
+        let mut stored = Vec::new();
+        for piece in code {
+            stored.resize(piece.len as usize, 0);
+            pages.seek(SeekFrom::Start(piece.offset))?;
+            pages.read_exact(&mut stored)?;
+            let at = (piece.start - self.areas[piece.area].start) as usize;
+            if own.get(at..at + stored.len()) != Some(&stored[..]) {
+                let reason = "its code differs from that of the running kernel".to_owned();
+                return Err(Error::Vdso { pid: self.pid, reason }.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn pages_name(&self) -> String {
+        Image::Pages.file_name(self.pages_id.into())
+    }
+
+    fn pages(&self, context: &RestoreContext<'_>) -> Result<Box<dyn ImageReader>, BoxError> {
+        Ok(context.store.open(&self.pages_name())?)
+    }
+
+    /// The number at which scripts find the pages image.
+    fn number(&mut self, context: &RestoreContext<'_>) -> Result<i32, BoxError> {
+        if let Some(seat) = &self.seat {
+            return Ok(seat.number());
+        }
+        let mut reader = self.pages(context)?;
+        let file = match reader.as_fd() {
+            Some(fd) => fd.try_clone_to_owned()?,
+            None => shmem::memfd_of(&mut reader)?,
+        };
+        let seat = Seat::reserve(context.numbers, file)?;
+        Ok(self.seat.insert(seat).number())
+    }
+
+    /// The areas of one time, early or late, with their positions.
+    fn areas_of(&self, early: bool, inherited: bool) -> impl Iterator<Item = (usize, &VmaEntry)> {
+        let taken: std::collections::BTreeSet<usize> =
+            self.inherits.iter().map(|shared| shared.own).collect();
+        self.areas.iter().enumerate().filter(move |(index, area)| {
+            !status::is_special(area) && self.early[*index] == early && (inherited || !taken.contains(index))
+        })
+    }
+}
+
+/// Checks what a task's areas say about themselves.
+fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
+    let mut end = 0;
+    for area in areas {
+        let place = crate::error::Place { pid, start: area.start, end: area.end };
+        let is_guard = status::is(area, status::GUARD);
+        if area.start >= area.end || (!is_guard && area.start < end) {
+            return Err(Error::image(image, format!("{place} overlaps the one before, or is empty")));
+        }
+        if is_guard {
+            continue;
+        }
+        end = area.end;
+        let refused = [
+            (status::SYSVIPC, "System V shared memory"),
+            (status::SOCKET, "the ring of a packet socket"),
+            (status::AIORING, "the ring of an asynchronous I/O context"),
+            (status::SHSTK, "a shadow stack"),
+            (status::PLUGIN, "a device's memory, dumped by a plugin"),
+        ];
+        let refused = refused.iter().find(|(bit, _)| status::any(area, *bit)).map(|(_, what)| *what);
+        let huge = area.flags & libc::MAP_HUGETLB as u32 != 0;
+        if let Some(what) = refused.or(huge.then_some("huge pages of hugetlbfs or MAP_HUGETLB")) {
+            return Err(Error::Unsupported { place, what: what.to_owned() });
+        }
+        let kinds = status::ANON_PRIVATE | status::ANON_SHARED | status::FILE_PRIVATE | status::FILE_SHARED;
+        if !status::any(area, kinds) {
+            let what = format!("an area of no known kind (status {:#x})", area.status);
+            return Err(Error::Unsupported { place, what });
+        }
+    }
+    Ok(())
+}
+
+impl Plan<'_> {
+    fn emit_inherit(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
+        let parent = self.parents[index].and_then(|parent| self.tasks[parent].as_ref());
+        let thp_before = parent.map(|parent| parent.mm.thp_disabled());
+        let left = parent.map(|parent| leftovers(parent, self.tasks[index].as_ref())).unwrap_or_default();
+        let Some(task) = &mut self.tasks[index] else { return Ok(()) };
+        if thp_before != Some(task.mm.thp_disabled()) {
+            mm::thp_steps(&task.mm, script);
+        }
+        for area in left {
+            script.syscall(libc::SYS_munmap, [area.start.into(), (area.end - area.start).into()]);
+        }
+        let inherits = std::mem::take(&mut task.inherits);
+        if inherits.iter().any(|shared| !shared.differs.is_empty()) {
+            let number = task.number(self.context)?;
+            let pieces = inherits.iter().flat_map(|shared| shared.differs.iter().copied());
+            layout::fill_steps(pieces, number, script);
+        }
+        for absent in inherits.iter().flat_map(|shared| &shared.absent) {
+            let args = [absent.start.into(), (absent.end - absent.start).into(), libc::MADV_DONTNEED.into()];
+            script.syscall(libc::SYS_madvise, args);
+        }
+        task.inherits = inherits;
+        self.emit_areas(index, true, script)
+    }
+
+    /// Maps and fills the areas of one time that are not there already.
+    fn emit_areas(&mut self, index: usize, early: bool, script: &mut Script) -> Result<(), BoxError> {
+        let Plan { memory, context, tasks, shared, .. } = self;
+        let Some(task) = &mut tasks[index] else { return Ok(()) };
+        let mut fd_of = |area: &VmaEntry| match shmem::is_mapping(area) {
+            true => shared.number_of(area.shmid, context),
+            false => memory.files.number_of(context, file_id(area)?, open_flags(area)),
+        };
+        let has_content = |area: usize| task.has_content[area];
+        layout::map_steps(task.areas_of(early, false), &has_content, &mut fd_of, script)?;
+        layout::early_advice_steps(
+            task.areas_of(early, true).map(|(_, area)| area).collect::<Vec<_>>().into_iter(),
+            script,
+        );
+        let mut wanted = vec![false; task.areas.len()];
+        task.areas_of(early, false).for_each(|(index, _)| wanted[index] = true);
+        let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();
+        if !pieces.is_empty() {
+            let number = task.number(context)?;
+            layout::fill_steps(pieces, number, script);
+        }
+        Ok(())
+    }
+
+    fn emit_memory(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
+        self.emit_areas(index, false, script)?;
+        let Some(task) = &self.tasks[index] else { return Ok(()) };
+        layout::final_steps(&task.areas, &|area| task.has_content[area], script);
+        vdso::place_steps(task.pid, &self.memory.parked(), &task.areas, script)?;
+        let exe = self.memory.files.number_of(self.context, task.mm.exe_file_id, libc::O_RDONLY as u32)?;
+        mm::place_steps(&task.mm, exe, script);
+        Ok(())
+    }
+}
+
+/// What a parent has early and its child does not take over.
+fn leftovers(parent: &Task, child: Option<&Task>) -> Vec<VmaEntry> {
+    let taken: std::collections::BTreeSet<usize> =
+        child.into_iter().flat_map(|child| &child.inherits).map(|shared| shared.parents).collect();
+    let early = parent.areas.iter().enumerate().filter(|(index, _)| parent.early[*index]);
+    early.filter(|(index, _)| !taken.contains(index)).map(|(_, area)| area.clone()).collect()
+}
+
+fn file_id(area: &VmaEntry) -> Result<u32, BoxError> {
+    Ok(u32::try_from(area.shmid)?)
+}
+
+/// How the file behind an area is to be opened.
+fn open_flags(area: &VmaEntry) -> u32 {
+    let writable = status::is(area, status::FILE_SHARED) && area.prot & libc::PROT_WRITE as u32 != 0;
+    area.fdflags.unwrap_or(if writable { libc::O_RDWR } else { libc::O_RDONLY } as u32)
+}
+
+impl TreeRestore for Plan<'_> {
+    fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        match stage {
+            Stage::Inherit => self.emit_inherit(task.index, script),
+            Stage::Memory => self.emit_memory(task.index, script),
+            Stage::Born | Stage::Files | Stage::State | Stage::Last => Ok(()),
+        }
+    }
+
+    fn occupied(&self) -> Vec<(u64, u64)> {
+        let area = |area: &VmaEntry| match area.flags & libc::MAP_GROWSDOWN as u32 {
+            0 => (area.start, area.end),
+            _ => (area.start.saturating_sub(STACK_GAP), area.end),
+        };
+        let mut all: Vec<(u64, u64)> =
+            self.tasks.iter().flatten().flat_map(|task| task.areas.iter().map(area)).collect();
+        all.sort_unstable();
+        all.dedup_by(|next, last| {
+            let joins = next.0 <= last.1;
+            if joins {
+                last.1 = last.1.max(next.1);
+            }
+            joins
+        });
+        all
+    }
+
+    fn prepare(&mut self, place: &mut dyn Place) -> Result<(), BoxError> {
+        for seat in self.tasks.iter_mut().flatten().filter_map(|task| task.seat.take()) {
+            seat.settle(place)?;
+        }
+        self.shared.prepare(self.context.store, place)
+    }
+
+    fn finish(&mut self) -> Result<(), BoxError> {
+        // Scripts did it all.
+        Ok(())
+    }
+}

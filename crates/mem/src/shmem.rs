@@ -1,0 +1,209 @@
+//! Shared anonymous memory: one object, mapped by several tasks, stored once.
+
+use crate::error::Error;
+use crate::seat::Seat;
+use crate::status;
+use criu_images::pagemap::Pagemap;
+use criu_images::proto::VmaEntry;
+use criu_images::{Image, Store};
+use criu_resource::{BoxError, Place, RestoreContext};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+
+/// The device (major, minor) of the kernel's internal tmpfs, where shared anonymous memory lies.
+///
+/// # Errors
+/// Those of memfd_create(2) (Linux 3.17).
+pub fn device() -> std::io::Result<(u32, u32)> {
+    let fd = nix::sys::memfd::memfd_create("", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let device = nix::sys::stat::fstat(&fd)?.st_dev;
+    Ok((libc::major(device), libc::minor(device)))
+}
+
+/// One mapping of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    shmid: u64,
+    start: u64,
+    end: u64,
+    /// Its end in the object.
+    reach: u64,
+}
+
+impl From<&VmaEntry> for Mapping {
+    fn from(entry: &VmaEntry) -> Self {
+        let reach = entry.pgoff.saturating_add(entry.end - entry.start);
+        Mapping { shmid: entry.shmid, start: entry.start, end: entry.end, reach }
+    }
+}
+
+/// An object to be dumped.
+pub struct Object {
+    /// Its id: the inode number.
+    pub shmid: u64,
+    /// How much of it is mapped somewhere.
+    pub size: u64,
+    /// It, open for reading.
+    pub file: File,
+}
+
+/// Collects the objects of a tree.
+#[derive(Default)]
+pub struct Objects {
+    /// Reach and first mapping of each, in the order of their coming.
+    found: Vec<(i32, Mapping)>,
+    index: HashMap<u64, usize>,
+}
+
+impl Objects {
+    /// Adds one mapping of task `pid`.
+    pub fn add(&mut self, pid: i32, mapping: &Mapping) -> Result<(), Error> {
+        match self.index.get(&mapping.shmid) {
+            Some(&at) => {
+                let known = &mut self.found[at].1;
+                known.reach = known.reach.max(mapping.reach);
+            }
+            None => {
+                self.index.insert(mapping.shmid, self.found.len());
+                self.found.push((pid, *mapping));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens them, through `/proc/PID/map_files` (Linux 4.3; CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn finish(self) -> Result<Vec<Object>, Error> {
+        let open = |(pid, mapping): (i32, Mapping)| {
+            let shmid = mapping.shmid;
+            let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+            let failed = |source| Error::Shared { shmid, call: "open(/proc/PID/map_files)", source };
+            let file = File::open(path).map_err(failed)?;
+            let size = file.metadata().map_err(failed)?.len();
+            Ok(Object { shmid, size: mapping.reach.min(size), file })
+        };
+        self.found.into_iter().map(open).collect()
+    }
+}
+
+/// An object to be restored.
+struct Planned {
+    size: u64,
+    flags: MapFlags,
+    seat: Seat,
+}
+
+/// All objects to be restored.
+#[derive(Default)]
+pub struct Restored {
+    sizes: HashMap<u64, (u64, MapFlags)>,
+    seats: HashMap<u64, Planned>,
+}
+
+impl Restored {
+    /// Takes note of an area.
+    pub fn add(&mut self, entry: &VmaEntry) {
+        let reach = Mapping::from(entry).reach;
+        let (size, flags) = self.sizes.entry(entry.shmid).or_insert((0, MapFlags::MAP_SHARED));
+        *size = (*size).max(reach);
+        flags.set(MapFlags::MAP_NORESERVE, entry.flags & libc::MAP_NORESERVE as u32 != 0);
+    }
+
+    /// The number at which tasks find the object.
+    pub fn number_of(&mut self, shmid: u64, context: &RestoreContext<'_>) -> Result<i32, BoxError> {
+        if let Some(planned) = self.seats.get(&shmid) {
+            return Ok(planned.seat.number());
+        }
+        let (size, flags) = self.sizes.get(&shmid).copied().ok_or("an object that no area maps")?;
+        let seat = Seat::reserve(context.numbers, Seat::placeholder()?)?;
+        let number = seat.number();
+        self.seats.insert(shmid, Planned { size, flags, seat });
+        Ok(number)
+    }
+
+    /// Makes and fills the objects.
+    pub fn prepare(&mut self, store: &dyn Store, place: &mut dyn Place) -> Result<(), BoxError> {
+        let mut buffer = vec![0; 1 << 20];
+        for (shmid, planned) in self.seats.drain() {
+            let object = create(shmid, planned.size, planned.flags)?;
+            fill(store, shmid, planned.size, &object, &mut buffer)?;
+            planned.seat.place(place, object.into())?;
+        }
+        Ok(())
+    }
+}
+
+/// A new object, like those behind `mmap(MAP_SHARED | MAP_ANONYMOUS)`: it shows as `/dev/zero (deleted)`.
+fn create(shmid: u64, size: u64, flags: MapFlags) -> Result<File, Error> {
+    let failed = |call| move |source: std::io::Error| Error::Shared { shmid, call, source };
+    let len = usize::try_from(size)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or_else(|| failed("mmap")(nix::errno::Errno::EINVAL.into()))?;
+    // SAFETY: a new mapping at an address of the kernel's choice; nothing accesses it.
+    let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }
+        .map_err(|errno| failed("mmap")(errno.into()))?;
+    let address = start.as_ptr() as u64;
+    let end = address + size.next_multiple_of(crate::pages::PAGE);
+    let path = format!("/proc/self/map_files/{address:x}-{end:x}");
+    let file = File::options().read(true).write(true).open(path);
+    // SAFETY: it is the mapping made above, and nothing points into it.
+    unsafe { munmap(start, len.get()) }.map_err(|errno| failed("munmap")(errno.into()))?;
+    file.map_err(failed("open(/proc/self/map_files)"))
+}
+
+fn fill(store: &dyn Store, shmid: u64, size: u64, object: &File, buffer: &mut [u8]) -> Result<(), BoxError> {
+    let image = Image::ShmemPagemap.file_name(shmid);
+    let pagemap = match Pagemap::read(store, Image::ShmemPagemap, shmid) {
+        Ok(pagemap) => pagemap,
+        Err(error) if error.is_missing() => {
+            return Err(Error::image(image, "the content of shared memory is missing; dump again").into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let name = Image::Pages.file_name(pagemap.pages_id.into());
+    let mut reader = store.open(&name)?;
+    for extent in pagemap.extents() {
+        let Some(offset) = extent.offset else {
+            return Err(Error::image(image, "not supported: pages in a parent checkpoint").into());
+        };
+        if extent.range.end > size.next_multiple_of(crate::pages::PAGE) {
+            return Err(Error::image(image, format!("pages beyond the object's {size} bytes")).into());
+        }
+        reader.seek(SeekFrom::Start(offset))?;
+        let mut at = extent.range.start;
+        while at < extent.range.end {
+            let part = &mut buffer[..];
+            let len = (extent.range.end - at).min(part.len() as u64) as usize;
+            reader
+                .read_exact(&mut part[..len])
+                .map_err(|source| criu_images::Error::io(&*name, "read", source))?;
+            crate::pages::write_sparsely(object, &part[..len], at).map_err(|source| Error::Shared {
+                shmid,
+                call: "pwrite",
+                source,
+            })?;
+            at += len as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an area maps such an object.
+pub fn is_mapping(entry: &VmaEntry) -> bool {
+    status::is(entry, status::ANON_SHARED) && !status::any(entry, status::SYSVIPC)
+}
+
+/// An anonymous file with the content of an image that has no descriptor of its own.
+pub fn memfd_of(reader: &mut dyn Read) -> std::io::Result<OwnedFd> {
+    let fd = nix::sys::memfd::memfd_create("pages", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(fd);
+    std::io::copy(reader, &mut file)?;
+    Ok(file.into())
+}
