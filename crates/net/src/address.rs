@@ -28,7 +28,9 @@ pub(crate) fn from_words(family: i32, words: &[u32], port: u32) -> Result<Socket
     // Old images have four words for IPv4 too.
     let address = match family {
         libc::AF_INET => IpAddr::from(*octets.first_chunk::<4>().ok_or_else(corrupt)?),
-        libc::AF_INET6 if octets.len() == 16 => IpAddr::from(*octets.first_chunk::<16>().ok_or_else(corrupt)?),
+        libc::AF_INET6 if octets.len() == 16 => {
+            IpAddr::from(*octets.first_chunk::<16>().ok_or_else(corrupt)?)
+        }
         _ => return Err(corrupt()),
     };
     Ok(SocketAddr::new(address, port))
@@ -71,7 +73,9 @@ pub(crate) fn local(fd: BorrowedFd<'_>) -> Result<SocketAddr> {
 
 /// The peer's address, also of a socket that is not connected yet or no more; `None` where there was none.
 pub(crate) fn remote(fd: BorrowedFd<'_>) -> Result<Option<SocketAddr>> {
-    match sockopt::get_bytes(fd, libc::SOL_SOCKET, libc::SO_PEERNAME, 128) {
+    let peer = |room| sockopt::get_bytes(fd, libc::SOL_SOCKET, libc::SO_PEERNAME, room);
+    // The room has to be no more than the address takes.
+    match peer(size_of::<libc::sockaddr_in6>()).or_else(|_| peer(size_of::<libc::sockaddr_in>())) {
         Err(Errno::ENOTCONN) => Ok(None),
         answer => {
             let bytes = answer.called("getsockopt(SO_PEERNAME)")?;

@@ -31,7 +31,9 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Dump of a connection that was not asked for.
-    #[error("established TCP connection {local} -> {remote}; use --tcp-established (or the line `tcp-established` {IN_CONFIG}), or --tcp-close to drop it")]
+    #[error(
+        "established TCP connection {local} -> {remote}; use --tcp-established (or the line `tcp-established` {IN_CONFIG}), or --tcp-close to drop it"
+    )]
     Established {
         /// Own address.
         local: SocketAddr,
@@ -39,7 +41,9 @@ pub enum Error {
         remote: SocketAddr,
     },
     /// Restore of a connection that was not asked for.
-    #[error("the images hold an established TCP connection {local} -> {remote}; use --tcp-established (or the line `tcp-established` {IN_CONFIG}), or --tcp-close to drop it")]
+    #[error(
+        "the images hold an established TCP connection {local} -> {remote}; use --tcp-established (or the line `tcp-established` {IN_CONFIG}), or --tcp-close to drop it"
+    )]
     EstablishedImage {
         /// Own address.
         local: SocketAddr,
@@ -70,7 +74,9 @@ pub enum Error {
     #[error("not supported: {0}")]
     Unsupported(String),
     /// The queue's length and its contents differ.
-    #[error("the {queue} queue holds {found} bytes where {expected} were announced; urgent data is not supported")]
+    #[error(
+        "the {queue} queue holds {found} bytes where {expected} were announced; urgent data is not supported"
+    )]
     Queue {
         /// Which one.
         queue: &'static str,

@@ -183,9 +183,12 @@ mod tests {
     fn options_come_back_as_they_were() {
         let one = UdpSocket::bind("127.0.0.1:0").unwrap();
         let fd = one.as_fd();
-        for (name, value) in
-            [(libc::SO_BROADCAST, 1), (libc::SO_PRIORITY, 3), (libc::SO_RCVBUF, 5000), (libc::SO_KEEPALIVE, 1)]
-        {
+        for (name, value) in [
+            (libc::SO_BROADCAST, 1),
+            (libc::SO_PRIORITY, 3),
+            (libc::SO_RCVBUF, 5000),
+            (libc::SO_KEEPALIVE, 1),
+        ] {
             set(fd, libc::SOL_SOCKET, name, value).unwrap();
         }
         sockopt::set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &[1, 7]).unwrap();

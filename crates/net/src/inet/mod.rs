@@ -60,7 +60,9 @@ impl Transport {
             (libc::SOCK_STREAM, libc::IPPROTO_MPTCP) => Err(crate::Error::Unsupported(
                 "MPTCP sockets (a Go program can be started with GODEBUG=multipathtcp=0)".into(),
             )),
-            _ => Err(crate::Error::Unsupported(format!("internet socket of type {kind}, protocol {protocol}"))),
+            _ => {
+                Err(crate::Error::Unsupported(format!("internet socket of type {kind}, protocol {protocol}")))
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use criu_images::proto::{InetSkEntry, SkShutdown, TcpOptsEntry};
 use criu_images::RecordSet;
+use criu_images::proto::{InetSkEntry, SkShutdown, TcpOptsEntry};
 use criu_kernel::tcp_repair;
 use criu_resource::{Dump, Options};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};

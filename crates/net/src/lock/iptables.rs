@@ -17,7 +17,10 @@ pub(super) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Err(error) = change("-D", &self.pairs, Some(&self.comment)) {
-            tracing::error!("net: the network stays locked: {error}; see `iptables -S | grep {}`", self.comment);
+            tracing::error!(
+                "net: the network stays locked: {error}; see `iptables -S | grep {}`",
+                self.comment
+            );
         }
     }
 }
@@ -62,7 +65,8 @@ pub(super) fn remove_stale(root: i32) -> Result<bool> {
     let mut found = false;
     let word = comment(root);
     for tool in ["iptables", "ip6tables"] {
-        let saved = Command::new(format!("{tool}-save")).args(["-t", "filter"]).stderr(Stdio::null()).output();
+        let saved =
+            Command::new(format!("{tool}-save")).args(["-t", "filter"]).stderr(Stdio::null()).output();
         let Ok(saved) = saved else { continue };
         let rules: String = String::from_utf8_lossy(&saved.stdout)
             .lines()

@@ -156,7 +156,8 @@ fn table(batch: &mut Batch, name: &str, flags: u32, pairs: &[Pair]) {
 }
 
 fn set(batch: &mut Batch, table: &str, family: &Family) {
-    let kind = [family.kind, PORT_KIND, family.kind, PORT_KIND].into_iter().fold(0, |all, one| all << 6 | one);
+    let kind =
+        [family.kind, PORT_KIND, family.kind, PORT_KIND].into_iter().fold(0, |all, one| all << 6 | one);
     batch.add(libc::NFT_MSG_NEWSET, CREATE, |m| {
         m.text(TABLE, table).text(2, family.set).number(3, 0).number(4, kind);
         m.number(5, 2 * (family.address_len + 4)).number(10, family.id);

@@ -203,7 +203,9 @@ fn wait_for(fd: BorrowedFd<'_>, state: State) -> Result<()> {
         }
         if Instant::now() > deadline {
             let now = State::from_number(now.into());
-            return Err(Error::Unsupported(format!("this connection: it should be {state:?} and is {now:?}")));
+            return Err(Error::Unsupported(format!(
+                "this connection: it should be {state:?} and is {now:?}"
+            )));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use criu_images::proto::TcpStreamEntry;
 use criu_images::{Image, Record};
-use criu_kernel::tcp_repair::{self, Info, Queue, Repair};
 use criu_kernel::sockopt;
+use criu_kernel::tcp_repair::{self, Info, Queue, Repair};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 

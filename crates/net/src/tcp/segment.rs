@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn a_segment_sums_up_to_zero() {
         let packet =
-            packet("10.0.0.1:80".parse().unwrap(), "10.0.0.2:4321".parse().unwrap(), FIN | ACK, 1, 2, 3).unwrap();
+            packet("10.0.0.1:80".parse().unwrap(), "10.0.0.2:4321".parse().unwrap(), FIN | ACK, 1, 2, 3)
+                .unwrap();
         assert_eq!(packet.len(), 40);
         let pseudo = [10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0, 20];
         assert_eq!(checksum(pseudo.into_iter().chain(packet[20..].iter().copied())), 0);
