@@ -1,54 +1,14 @@
-//! What a process is: state, out-of-memory score, audit id, role in its family; and what the
-//! image of a zombie holds.
+//! What belongs to a process as a whole and has no better place: out-of-memory score, audit id, whether it
+//! adopts orphans, registrations for membarrier(2).
 
-use crate::error::Error;
 use crate::restorer;
-use crate::steps::{living, prctl, task_dir, text};
-use criu_images::proto::{self, core_entry::March};
-use criu_resource::{
-    Answer, BoxError, BuiltTask, DumpContext, FrozenTask, Life, RestoreContext, Stage, TaskState,
-};
+use crate::steps::{living, prctl, task_dir};
+use criu_resource::{Answer, BoxError, BuiltTask, DumpContext, FrozenTask, RestoreContext, Stage, TaskState};
 use criu_script::{Arg, Check, Script};
-
-// Values of the image field `task_state`.
-const ALIVE: u32 = 1;
-const DEAD: u32 = 2;
-const STOPPED: u32 = 3;
 
 const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 1 << 9;
 
-/// What a task was doing, from its core image.
-///
-/// # Errors
-/// For a state that is none.
-pub fn life(core: &proto::CoreEntry) -> Result<Life, Error> {
-    let Some(tc) = &core.tc else { return Err(Error::corrupt("core image", "it has no tc")) };
-    match tc.task_state {
-        ALIVE => Ok(Life::Alive),
-        STOPPED => Ok(Life::Stopped(tc.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32))),
-        DEAD => Ok(Life::Zombie(tc.exit_code as i32)),
-        state => Err(Error::corrupt("task state", state)),
-    }
-}
-
-/// The core image of a zombie.
-///
-/// # Errors
-/// When its name cannot be read.
-pub fn zombie(task: &FrozenTask<'_>) -> Result<proto::CoreEntry, Error> {
-    let Life::Zombie(status) = task.life else { return Err(Error::corrupt("task state", "no zombie")) };
-    let mut core = proto::CoreEntry::default();
-    core.set_mtype(March::X8664);
-    core.tc = Some(proto::TaskCoreEntry {
-        task_state: DEAD,
-        exit_code: status as u32,
-        comm: text(&task_dir(task)?.comm()?),
-        ..Default::default()
-    });
-    Ok(core)
-}
-
-/// State that belongs to the process as a whole and has no better place.
+/// Out-of-memory score, audit id, child subreaper, membarrier registrations.
 pub struct Process;
 
 impl TaskState for Process {
@@ -63,7 +23,6 @@ impl TaskState for Process {
         script: &mut Script,
     ) -> Result<Answer<'a>, BoxError> {
         let dir = task_dir(task)?;
-        let flags = dir.stat()?.flags;
         let loginuid = restorer::set_loginuid(dir.loginuid())?;
         let oom_score_adj = dir.oom_score_adj()?;
         let subreaper = script.zeroed(4);
@@ -71,14 +30,7 @@ impl TaskState for Process {
         let args = [MEMBARRIER_CMD_GET_REGISTRATIONS.into(), 0.into(), 0.into()];
         let membarrier = script.syscall(libc::SYS_membarrier, args).check(Check::Any).id();
         Ok(Box::new(move |outcome, images| {
-            images.core.set_mtype(March::X8664);
             let tc = images.tc();
-            (tc.task_state, tc.exit_code, tc.stop_signo) = match task.life {
-                Life::Alive => (ALIVE, 0, None),
-                Life::Stopped(signal) => (STOPPED, 0, Some(signal as u32)),
-                Life::Zombie(status) => (DEAD, status as u32, None),
-            };
-            tc.flags = flags;
             tc.loginuid = loginuid;
             tc.oom_score_adj = Some(oom_score_adj);
             tc.child_subreaper = Some(outcome.u32(subreaper) != 0);

@@ -10,7 +10,7 @@ use criu_resource::{
     Answer, BoxError, BuiltTask, DumpContext, FrozenTask, FrozenThread, RestoreContext, Stage, TaskState,
     ThreadAnswer, ThreadState,
 };
-use criu_script::{Arg, Check, Data, Outcome, Script, StepId};
+use criu_script::{Arg, Data, Outcome, Script};
 
 /// Highest signal number.
 const MAX: i32 = 64;
@@ -149,7 +149,6 @@ impl TaskState for Signals {
             }
             Stage::State => set_actions(&tc.sigactions, |signal| signal != libc::SIGCHLD, script)?,
             Stage::Last => {
-                swallow(libc::SIGCHLD, script);
                 set_actions(&tc.sigactions, |signal| signal == libc::SIGCHLD, script)?;
                 if let Some(queue) = &tc.signals_s {
                     requeue(queue, task.pid() as i32, None, script)?;
@@ -159,14 +158,6 @@ impl TaskState for Signals {
         }
         Ok(())
     }
-}
-
-/// Takes away a signal that the restore itself has caused: the end of a child that is to be a zombie.
-fn swallow(signal: i32, script: &mut Script) -> StepId {
-    let set = script.words(&[1 << (signal - 1)]);
-    let at_once = script.words(&[0, 0]);
-    let args = [set.into(), Arg::Value(0), at_once.into(), SET.into()];
-    script.syscall(libc::SYS_rt_sigtimedwait, args).check(Check::Any).id()
 }
 
 /// The signals queued for one thread, and those it blocks.

@@ -6,10 +6,10 @@
 use crate::error::Error;
 use crate::steps::{living, pr, prctl, task_dir, words};
 use criu_images::proto::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
+use criu_kernel::features::Feature;
 use criu_kernel::proc::TimerInfo;
 use criu_resource::{Answer, BoxError, BuiltTask, DumpContext, FrozenTask, RestoreContext, Stage, TaskState};
 use criu_script::{Arg, Data, Outcome, Script, StepId};
-use std::sync::LazyLock;
 
 /// Size of `struct itimerval` and of `struct itimerspec`.
 const VALUE: usize = 32;
@@ -86,16 +86,8 @@ impl Asked {
     }
 }
 
-/// Whether the kernel lets one choose the id of a timer (Linux 6.15).
-pub fn ids_can_be_chosen() -> bool {
-    const GET: i32 = 2;
-    // SAFETY: this prctl only returns a flag of the calling process.
-    static CAN: LazyLock<bool> =
-        LazyLock::new(|| unsafe { libc::prctl(pr::TIMER_CREATE_RESTORE_IDS, GET, 0, 0, 0) } >= 0);
-    *CAN
-}
-
-/// Adds the steps that create the POSIX timers with their ids, unset. `chosen`: see [`ids_can_be_chosen`];
+/// Adds the steps that create the POSIX timers with their ids, unset. `chosen`: the kernel lets one choose ids
+/// ([`Feature::TimerRestoreIds`]);
 /// otherwise the process must not have had a timer yet, for the kernel counts.
 ///
 /// # Errors
@@ -208,7 +200,7 @@ impl TaskState for Timers {
     ) -> Result<(), BoxError> {
         let Some(entry) = living(task).and_then(|tc| tc.timers.as_ref()) else { return Ok(()) };
         match stage {
-            Stage::State => create(&entry.posix, ids_can_be_chosen(), script)?,
+            Stage::State => create(&entry.posix, Feature::TimerRestoreIds.is_available(), script)?,
             Stage::Last => arm(entry, script)?,
             _ => {}
         }

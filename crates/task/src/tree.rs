@@ -163,7 +163,7 @@ pub fn adopt_outside(tree: &mut BuiltTree, sid: u32, pgid: u32) {
 }
 
 /// Puts the members of a process group into it; zombies too. Leaders have made their groups at birth (see
-/// [`Births::setpgid`]), so after the barrier that follows [`Stage::Born`] every group exists.
+/// [`Births::setpgid`]), before all tasks meet: in [`Stage::Born`] every group exists.
 pub struct Groups;
 
 impl TaskState for Groups {
@@ -190,7 +190,7 @@ impl TaskState for Groups {
     ) -> Result<(), BoxError> {
         let PstreeEntry { pid, pgid, .. } = task.pstree;
         // 0: from outside of the pid namespace, inherited.
-        if stage == Stage::Files && pgid != pid && pgid != 0 {
+        if stage == Stage::Born && pgid != pid && pgid != 0 {
             script.syscall(libc::SYS_setpgid, [0.into(), pgid.into()]);
         }
         Ok(())

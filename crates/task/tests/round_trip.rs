@@ -152,7 +152,6 @@ fn round_trip(set_up: impl Fn()) -> CoreEntry {
             timer.vnsec = 0;
             timer.notify_thread_id = timer.notify_thread_id.map(|_| 0);
         }
-        core.tc.as_mut().unwrap().flags = 0; // PF_SUPERPRIV and the like
         core
     };
     assert_eq!(comparable(before.clone()), comparable(after));
@@ -166,7 +165,6 @@ fn check(result: i32) {
 #[test]
 fn nothing_special() {
     let core = round_trip(|| {});
-    assert_eq!(core.tc.as_ref().unwrap().task_state, 1);
     assert_eq!(core.tc.as_ref().unwrap().sigactions.len(), 62);
     assert_eq!(core.tc.unwrap().rlimits.unwrap().rlimits.len(), 16);
 }
@@ -219,8 +217,6 @@ fn pending_signals_come_in_order_with_their_values() {
             let mut all: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&mut all);
             check(libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut()));
-            // What a child that was restored as a zombie leaves behind.
-            check(libc::kill(me(), libc::SIGCHLD));
             restore(core);
             let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
             let mut came = Vec::new();
