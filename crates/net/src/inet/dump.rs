@@ -118,7 +118,7 @@ impl<'t> InetDump<'t> {
             src_addr: address::words(basics.local.ip()),
             dst_addr: address::words(remote.ip()),
             flags: descriptor.flags,
-            fown: descriptor.fown.clone(),
+            fown: descriptor.fown,
             opts: options::dump(fd, false)?,
             ip_opts: Some(ip::dump(fd, basics.family, basics.kind, basics.protocol)?),
             ..proto::InetSkEntry::default()
