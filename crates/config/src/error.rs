@@ -69,6 +69,16 @@ pub enum Problem {
         /// What to use.
         instead: &'static str,
     },
+    /// An option that means nothing without another.
+    #[error("{} works only with {needs}", origin.place(option))]
+    Needs {
+        /// Where it was set.
+        origin: Origin,
+        /// The option.
+        option: &'static str,
+        /// The option that is missing.
+        needs: &'static str,
+    },
     /// The registry and [`Options`](crate::Options) disagree: a defect of this crate.
     #[error("internal: {0}")]
     Internal(String),

@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::layers::{Layer, LayerKind, Stack, environment_layer, file_layer};
-use crate::registry::{self, Opt, Support};
+use crate::registry::{self, Support};
 use crate::rpc::RpcLayer;
 use crate::value::{Raw, Setting};
-use crate::{Command, Error, Options, Problem, Provenance, file};
+use crate::{Command, Entry, Error, Options, Problem, Provenance, file};
 
 /// The places that settings come from. [`Sources::default`] has none; [`Sources::system`] has those of this process.
 #[derive(Clone, Debug, Default)]
@@ -165,19 +165,9 @@ impl Loader {
         let (options, provenance, problems) = stack.finish();
         self.problems.extend(problems);
         if let Some(command) = command.filter(|command| !command.inspects_config()) {
-            let needed = |option: &Opt| option.commands.contains(&command);
-            self.problems.extend(provenance.entries.iter().filter_map(|entry| {
-                let (option, origin) = (entry.option.name, entry.origin.clone());
-                match entry.option.support {
-                    Support::NotYet if entry.is_changed() && needed(entry.option) => {
-                        Some(Problem::NotSupported { origin, option })
-                    }
-                    Support::Removed(instead) if entry.is_changed() => {
-                        Some(Problem::Removed { origin, option, instead })
-                    }
-                    _ => None,
-                }
-            }));
+            let remote = self.layers.iter().any(|layer| layer.kind == LayerKind::Rpc);
+            let entries = provenance.entries.iter();
+            self.problems.extend(entries.filter_map(|entry| unusable(entry, command, &options, remote)));
         }
         if !self.problems.is_empty() {
             return Err(Error { problems: self.problems });
@@ -186,6 +176,21 @@ impl Loader {
         let mut layers_read = vec![(LayerKind::Default, None)];
         layers_read.extend(self.layers.into_iter().filter(read).map(|layer| (layer.kind, layer.path)));
         Ok(Config { options, provenance, warnings: self.warnings, layers_read })
+    }
+}
+
+/// What keeps a command from running with an option as it is set.
+fn unusable(entry: &Entry, command: Command, options: &Options, remote: bool) -> Option<Problem> {
+    let (option, origin) = (entry.option.name, entry.origin.clone());
+    let used = entry.is_changed() && entry.option.commands.contains(&command);
+    match entry.option.support {
+        Support::NotYet if used => Some(Problem::NotSupported { origin, option }),
+        Support::Removed(instead) if entry.is_changed() => Some(Problem::Removed { origin, option, instead }),
+        // Over RPC, every restore is detached.
+        _ if used && option == "restore-sibling" && !options.restore_detached && !remote => {
+            Some(Problem::Needs { origin, option, needs: "restore-detached" })
+        }
+        _ => None,
     }
 }
 

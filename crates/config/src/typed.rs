@@ -197,3 +197,43 @@ impl<'de> Deserialize<'de> for CpuCap {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_capabilities_add_up_and_negate() {
+        for (list, expected) in [
+            ("cpu", "fpu,cpu,ins,image"),
+            ("^ins", "fpu,image"),
+            ("^^ins", "fpu,ins,image"),
+            ("none", "none"),
+            ("^none", "fpu,cpu,ins,image"),
+            ("none,cpu", "cpu,image"),
+            ("all,^fpu", "cpu,ins,image"),
+            ("", "fpu,ins,image"),
+        ] {
+            assert_eq!(CpuCap::DEFAULT.apply(list).unwrap().to_string(), expected, "{list}");
+        }
+        assert!(CpuCap::DEFAULT.apply("gpu").unwrap_err().contains("«gpu»"));
+    }
+
+    #[test]
+    fn cpu_capabilities_read_back_as_written() {
+        for bits in 0..16 {
+            let caps = CpuCap(bits);
+            assert_eq!(caps.to_string().parse::<CpuCap>(), Ok(caps));
+        }
+        assert_eq!(CpuCap::from_bits(u32::MAX), CpuCap(15));
+    }
+
+    #[test]
+    fn inherited_descriptors() {
+        let fd = InheritFd::parse("fd[12]:file[1:2]").unwrap();
+        assert_eq!((fd.fd, fd.key.as_str()), (12, "file[1:2]"));
+        for wrong in ["", "fd[1]", "fd[1]:", "fd[-1]:a", "fd[x]:a", "12:a"] {
+            assert_eq!(InheritFd::parse(wrong), None, "{wrong}");
+        }
+    }
+}

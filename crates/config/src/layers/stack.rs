@@ -65,11 +65,11 @@ impl Stack {
             }
             touched.push(setting.option.name);
             let other = setting.option.unsets.filter(|_| setting.raw == Raw::Bare);
-            if let Some(other) = self.entries.iter_mut().find(|entry| Some(entry.option.name) == other) {
-                if other.value != Value::Bool(false) {
-                    other.touch(Value::Bool(false), origin);
-                    touched.push(other.option.name);
-                }
+            if let Some(other) = self.entries.iter_mut().find(|entry| Some(entry.option.name) == other)
+                && other.value != Value::Bool(false)
+            {
+                other.touch(Value::Bool(false), origin);
+                touched.push(other.option.name);
             }
         }
         let mut values = Dict::new();
