@@ -2,7 +2,7 @@
 
 use criu_config::file::{self, Wrong};
 use criu_config::registry::{Arity, Item, Kind, OPTIONS, Opt};
-use criu_config::{Raw, Setting};
+use criu_config::{Raw, Setting, Sources, load};
 use proptest::prelude::*;
 
 /// The settings of a text as `name=value` words, in which `~` stands for no value and `!` for the `no-` form.
@@ -141,5 +141,17 @@ proptest! {
     ) {
         let (settings, errors) = file::parse(text.as_bytes());
         prop_assert!(settings.len() + errors.len() <= text.lines().count());
+    }
+
+    #[test]
+    fn what_parses_also_loads(text in "(((no-)?(shell-job|tls)|timeout|port|tree|ext-unix-sk|cpu-cap|close|external|verbosity) ?[\"^,0-9acfilnopsu]{0,5}\n){1,6}") {
+        let (settings, _) = file::parse(text.as_bytes());
+        let loaded = load(&Sources { arguments: settings.clone(), ..Sources::default() });
+        prop_assert!(loaded.is_ok(), "{:?}", loaded.err());
+        let changed = loaded.map(|config| config.provenance.entries.iter().filter(|entry| entry.is_set()).count());
+        let mut names: Vec<_> = settings.iter().map(|setting| setting.option.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        prop_assert_eq!(changed, Ok(names.len()));
     }
 }

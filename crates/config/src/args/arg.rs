@@ -122,7 +122,10 @@ pub(super) fn everything() -> Clap {
         )
         .arg(bare("help", Some('h'), "Print help; after a command, its options"))
         .arg(bare("version", Some('V'), "Print the version"))
-        .args(OPTIONS.iter().map(shown))
+        .args(OPTIONS.iter().map(|option| match option.detail() {
+            Some(detail) => shown(option).long_help(format!("{}. {detail}", option.help)),
+            None => shown(option),
+        }))
 }
 
 /// One command with its options.

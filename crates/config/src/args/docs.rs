@@ -60,6 +60,9 @@ fn entry(text: &mut String, option: &Opt) {
         Arity::Required => format!(" {value}"),
     };
     let _ = writeln!(text, "### {short}`--{name}{argument}`\n\n{}.\n", option.help);
+    if let Some(detail) = option.detail() {
+        let _ = writeln!(text, "{}\n", detail.replace('^', "\\^"));
+    }
     let mut facts = Vec::new();
     if option.negatable {
         facts.push(format!("switched off by `--no-{name}`"));
@@ -95,7 +98,9 @@ fn entry(text: &mut String, option: &Opt) {
         Support::Removed(instead) => facts.push(format!("**refused**; use {instead}")),
     }
     if !facts.is_empty() {
-        let _ = writeln!(text, "{}.\n", facts.join("; "));
+        let facts = facts.join("; ");
+        let capital = facts.get(..1).unwrap_or_default().to_uppercase();
+        let _ = writeln!(text, "{capital}{}.\n", facts.get(1..).unwrap_or_default());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one table of options: everything else (file keys, environment names, arguments, RPC mapping, help,
 //! man page, reference page) is derived from it.
 
+mod details;
 mod entry;
 mod nearest;
 mod table;
@@ -29,4 +30,30 @@ pub fn find_variable(variable: &str) -> Option<(&'static Opt, bool)> {
         return None;
     }
     find_key(&key.to_ascii_lowercase().replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_belong_to_options() {
+        for (name, _) in details::DETAILS {
+            assert!(find(name).is_some_and(|option| option.detail().is_some()), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_and_variables() {
+        assert_eq!(
+            find_key("no-tcp-close").map(|(option, off)| (option.name, off)),
+            Some(("tcp-close", true))
+        );
+        assert!(find_key("no-tree").is_none());
+        let found = find_variable("CRIU_NO_DEFAULT_CONFIG").map(|(option, off)| (option.name, off));
+        assert_eq!(found, Some(("no-default-config", false)));
+        assert!(find_variable("CRIU_tree").is_none());
+        assert_eq!(nearest("tcp_establishd").as_deref(), Some("tcp-established"));
+        assert_eq!(nearest("xyzzy"), None);
+    }
 }

@@ -161,7 +161,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("lsm-mount-context", Kind::Text, Group::Namespaces, "Context for mounts that have one")
         .value("CONTEXT").on(&[Restore]).rpc(&["lsm_mount_context"]).support(NOT_YET),
     // Cgroups
-    Opt::new("manage-cgroups", Kind::Choice(CGROUP_MODES), Group::Cgroups, "How cgroups come back, see docs")
+    Opt::new("manage-cgroups", Kind::Choice(CGROUP_MODES), Group::Cgroups, "How cgroups come back")
         .value("MODE").default("soft").implied("soft").on(TREES).rpc(&["manage_cgroups", "manage_cgroups_mode"]).support(NOT_YET),
     Opt::new("cgroup-root", TEXTS, Group::Cgroups, "Root cgroup, [CONTROLLER:]/PATH")
         .value("SPEC").on(BOTH).rpc(&["cg_root"]).support(NOT_YET),
