@@ -41,9 +41,10 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
 fn work(root: i32, options: &Options, place: &Workplace) -> Result<()> {
     let store = place.new_images()?;
     let catalog = Catalog::new();
+    let tree = catalog.tree();
     let mut hooks = Signals;
     let stats =
-        criu_engine::dump(root, &convert::pipeline(options), catalog.resources(), &store, &mut hooks)?;
+        criu_engine::dump(root, &convert::pipeline(options), catalog.resources(&tree), &store, &mut hooks)?;
     place.statistics()?.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{stats}")?;

@@ -15,16 +15,17 @@ use std::os::unix::process::CommandExt;
 pub fn run(options: &Options, place: &Workplace, command: &[OsString]) -> Result<u8> {
     let store = place.images()?;
     let catalog = Catalog::new();
+    let tree = catalog.tree();
     let pipeline = convert::pipeline(options);
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     if options.dry_run {
-        let text = criu_engine::restore::dry_run(&pipeline, catalog.resources(), &park, &store)?;
+        let text = criu_engine::restore::dry_run(&pipeline, catalog.resources(&tree), &park, &store)?;
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(0);
     }
     let timeout = convert::timeout(options);
     let restored =
-        criu_engine::restore(&pipeline, catalog.resources(), &park, &store, timeout, &mut Signals)?;
+        criu_engine::restore(&pipeline, catalog.resources(&tree), &park, &store, timeout, &mut Signals)?;
     place.statistics()?.write_image(Image::Stats, magic::STATS_RESTORE, &[restored.stats.entry()])?;
     if let Some(path) = &options.pidfile {
         place.write_pidfile(path, restored.root)?;

@@ -68,6 +68,28 @@ pub trait FileKind: Send + Sync {
     fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError>;
 }
 
+impl<K: FileKind + ?Sized> FileKind for &K {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn types(&self) -> &'static [proto::FdTypes] {
+        (**self).types()
+    }
+
+    fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
+        (**self).claims(descriptor)
+    }
+
+    fn dump<'t>(&'t self, context: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
+        (**self).dump(context)
+    }
+
+    fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError> {
+        (**self).restore(context)
+    }
+}
+
 /// A dump of all descriptions of one kind. Dropped without [`FileDump::commit`], it undoes its locks.
 pub trait FileDump {
     /// First pass over all descriptions: says whether it can be dumped, and keeps it from changing where
