@@ -195,11 +195,13 @@ pub struct Credentials;
 
 impl Credentials {
     fn restore_thread(task: &BuiltTask, thread: usize, script: &mut Script) -> Result<(), Error> {
-        let Some(thread_core) = &task.thread(thread).thread_core else { return Ok(()) };
+        let pid = task.pid() as i32;
+        let thread_core = task.thread(thread).thread_core.as_ref();
+        let thread_core = thread_core.ok_or(Error::Missing { pid, part: "thread_core" })?;
         if let Some(mode) = thread_core.seccomp_mode {
             seccomp::check(mode as u32)?;
         }
-        let Some(wanted) = &thread_core.creds else { return Ok(()) };
+        let wanted = thread_core.creds.as_ref().ok_or(Error::Missing { pid, part: "creds" })?;
         lsm::check(wanted)?;
         set(wanted, restorer::status()?, script)
     }
@@ -276,5 +278,67 @@ impl TaskState for Credentials {
             prctl(script, libc::PR_SET_DUMPABLE, i32::from(dumpable == 1), Arg::Value(0));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_images::MemoryStore;
+    use criu_images::proto::{CoreEntry, PstreeEntry, SeccompMode, TaskCoreEntry, ThreadCoreEntry};
+    use criu_resource::{Life, Numbers, Options};
+
+    fn user() -> CoreEntry {
+        let status = Status { uid: [7; 4], gid: [7; 4], ..Default::default() };
+        let thread_core = ThreadCoreEntry { creds: Some(from_status(&status, 0)), ..Default::default() };
+        let tc = Some(TaskCoreEntry::default());
+        CoreEntry { tc, thread_core: Some(thread_core), ..Default::default() }
+    }
+
+    fn task(core: CoreEntry) -> BuiltTask {
+        let pstree = PstreeEntry { pid: 5, threads: vec![5, 6], ..Default::default() };
+        let threads = vec![core.clone()];
+        BuiltTask { index: 0, parent: None, pstree, life: Life::Alive, core, threads, ids: None }
+    }
+
+    fn first_args(script: &Script) -> Vec<(u32, Arg)> {
+        script.steps().iter().map(|step| (step.nr, step.args[0])).collect()
+    }
+
+    #[test]
+    fn the_main_thread_comes_last_and_then_the_dumpable_flag() {
+        let task = task(user());
+        let mut others = Script::new("test");
+        ThreadState::restore(&Credentials, Stage::State, &task, 0, &mut others).unwrap();
+        assert!(others.steps().is_empty(), "the main thread keeps its rights in State");
+        ThreadState::restore(&Credentials, Stage::State, &task, 1, &mut others).unwrap();
+        assert!(first_args(&others).contains(&(libc::SYS_setresuid as u32, Arg::Value(7))));
+
+        let (options, store, numbers) = (Options::default(), MemoryStore::default(), Default::default());
+        let mm = MmEntry { dumpable: Some(1), ..Default::default() };
+        store.write_image(Image::Mm, 5, &[mm]).unwrap();
+        let _: &std::sync::Mutex<Numbers> = &numbers;
+        let context = RestoreContext { options: &options, store: &store, numbers: &numbers };
+        let mut main = Script::new("test");
+        TaskState::restore(&Credentials, Stage::Last, &task, &context, &mut main).unwrap();
+        let steps = first_args(&main);
+        assert!(steps.contains(&(libc::SYS_setresuid as u32, Arg::Value(7))));
+        assert_eq!(steps.last(), Some(&(libc::SYS_prctl as u32, libc::PR_SET_DUMPABLE.into())));
+    }
+
+    #[test]
+    fn what_is_not_carried_over_is_refused() {
+        let refusal = |change: fn(&mut ThreadCoreEntry)| {
+            let mut core = user();
+            change(core.thread_core.as_mut().unwrap());
+            let mut script = Script::new("test");
+            ThreadState::restore(&Credentials, Stage::State, &task(core), 1, &mut script)
+                .unwrap_err()
+                .to_string()
+        };
+        let text = refusal(|core| core.set_seccomp_mode(SeccompMode::Filter));
+        assert!(text.contains("seccomp filters"), "{text}");
+        let text = refusal(|core| core.creds = None);
+        assert!(text.contains("task 5 has no creds"), "{text}");
     }
 }

@@ -125,3 +125,49 @@ impl ThreadState for Rseq {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `struct rseq` and a `struct rseq_cs` behind it, in this process's own memory.
+    fn announced(section: [u64; 4]) -> Vec<u64> {
+        let mut memory = vec![0; 8];
+        memory[4..].copy_from_slice(&section);
+        memory[1] = &raw const memory[4] as u64;
+        memory
+    }
+
+    fn thread(rseq: &[u64], ip: u64) -> FrozenThread {
+        let mut regs = vec![0; native::REGS];
+        regs[native::IP] = ip;
+        FrozenThread {
+            tid: std::process::id() as i32,
+            ns_tid: 1,
+            regs,
+            xstate: Vec::new(),
+            sigmask: 0,
+            pending: Vec::new(),
+            rseq: Some((rseq.as_ptr() as u64, 32, 0, 0)),
+            robust_list: (0, 0),
+        }
+    }
+
+    #[test]
+    fn a_thread_inside_goes_to_the_abort_handler() {
+        let memory = announced([0, 0x1000, 0x20, 0x2000]);
+        for (ip, handler) in [(0xfff, None), (0x1000, Some(0x2000)), (0x101f, Some(0x2000)), (0x1020, None)] {
+            assert_eq!(abort_ip(&thread(&memory, ip)).unwrap(), handler, "at {ip:#x}");
+        }
+    }
+
+    #[test]
+    fn no_section_and_unknown_ones() {
+        assert_eq!(abort_ip(&thread(&[0; 8], 0x1000)).unwrap(), None);
+        let mut unregistered = thread(&[0; 8], 0x1000);
+        unregistered.rseq = None;
+        assert_eq!(abort_ip(&unregistered).unwrap(), None);
+        let error = abort_ip(&thread(&announced([3, 0x1000, 0x20, 0x2000]), 0x1000)).unwrap_err();
+        assert!(error.to_string().contains("version 3"), "{error}");
+    }
+}
