@@ -13,42 +13,42 @@ use criu_resource::{
 use criu_script::Script;
 use std::collections::{HashMap, HashSet};
 
-/// Checks that all sessions and groups of a frozen tree have a leader inside, or that the tree may be a job
-/// of a shell.
+/// Checks that a frozen tree's sessions and groups can be rebuilt: it has its own session, or may be a job of
+/// a shell; and [`births`] will find a way.
 ///
 /// # Errors
-/// Names the task and `--shell-job`.
+/// Names the task, and `--shell-job` where that is the remedy.
 pub fn check_sessions(tree: &FrozenTree<'_>, options: &Options) -> Result<(), Error> {
-    let members = tree.tasks.iter().map(|task| (task.ns_pid, task.ns_sid));
-    check_leaders(members, options)
+    let entry = |task: &FrozenTask<'_>| PstreeEntry {
+        pid: task.ns_pid as u32,
+        pgid: task.ns_pgid as u32,
+        sid: task.ns_sid as u32,
+        ..Default::default()
+    };
+    let entries: Vec<PstreeEntry> = tree.tasks.iter().map(entry).collect();
+    let parents: Vec<Option<usize>> = tree.tasks.iter().map(|task| task.parent).collect();
+    check(&entries.iter().collect::<Vec<_>>(), &parents, options)
 }
 
 /// The same for a tree to be built.
 ///
 /// # Errors
-/// Names the task and `--shell-job`.
+/// As [`check_sessions`].
 pub fn check_built(tree: &BuiltTree, options: &Options) -> Result<(), Error> {
-    check_leaders(tree.tasks.iter().map(|task| (task.pstree.pid as i32, task.pstree.sid as i32)), options)
+    let (tasks, parents) = relations(tree);
+    check(&tasks, &parents, options)
 }
 
-fn check_leaders(tasks: impl Iterator<Item = (i32, i32)> + Clone, options: &Options) -> Result<(), Error> {
-    let pids: HashSet<i32> = tasks.clone().map(|(pid, _)| pid).collect();
-    let root_sid = tasks.clone().next().map(|(_, sid)| sid);
-    for (pid, sid) in tasks {
-        match pids.contains(&sid) {
-            true => {}
-            false if !options.shell_job => return Err(Error::ShellJob { pid, sid }),
-            false if Some(sid) == root_sid => {}
-            false => return Err(gone(pid, sid)),
-        }
+fn check(tasks: &[&PstreeEntry], parents: &[Option<usize>], options: &Options) -> Result<(), Error> {
+    let Some(root) = tasks.first() else { return Ok(()) };
+    if !options.shell_job && tasks.iter().all(|task| task.pid != root.sid) {
+        return Err(Error::ShellJob { pid: root.pid as i32, sid: root.sid as i32 });
     }
-    Ok(())
+    plan(tasks, parents).map(drop)
 }
 
-fn gone(pid: i32, sid: i32) -> Error {
-    let why =
-        format!("the leader of its session {sid} has ended, and it is not the session of the tree's root");
-    Error::Tree { pid, why }
+fn relations(tree: &BuiltTree) -> (Vec<&PstreeEntry>, Vec<Option<usize>>) {
+    tree.tasks.iter().map(|task| (&task.pstree, task.parent)).unzip()
 }
 
 /// Plans the births of a tree, one entry a task.
@@ -56,8 +56,7 @@ fn gone(pid: i32, sid: i32) -> Error {
 /// # Errors
 /// For a task that its parent cannot have in the right session, and for a group without leader.
 pub fn births(tree: &BuiltTree) -> Result<Vec<Births>, Error> {
-    let tasks: Vec<&PstreeEntry> = tree.tasks.iter().map(|task| &task.pstree).collect();
-    let parents: Vec<Option<usize>> = tree.tasks.iter().map(|task| task.parent).collect();
+    let (tasks, parents) = relations(tree);
     plan(&tasks, &parents)
 }
 
@@ -78,7 +77,8 @@ fn plan(tasks: &[&PstreeEntry], parents: &[Option<usize>]) -> Result<Vec<Births>
     for (index, task) in tasks.iter().enumerate().rev() {
         let Some(need) = needs[index] else { continue };
         if !pids.contains(&need) && need != tasks[0].sid {
-            return Err(gone(task.pid as i32, need as i32));
+            let why = format!("the leader of its session {need} has ended or lies outside of the tree");
+            return Err(impossible(task, &why));
         }
         let Some(parent) = parents[index] else { continue };
         if need == tasks[parent].sid {
@@ -121,7 +121,7 @@ fn check_group(task: &PstreeEntry, leader: Option<&PstreeEntry>, root: &PstreeEn
             Err(format!("it leads a session but is in process group {group}"))
         }
         None if group == root.pgid => Ok(()),
-        None => Err(format!("the leader of its process group {group} has ended")),
+        None => Err(format!("the leader of its process group {group} has ended or lies outside of the tree")),
         Some(leader) if leader.sid != task.sid => {
             Err(format!("its process group {group} is in another session"))
         }

@@ -185,13 +185,22 @@ fn dead_leaders_are_named() {
 
 #[test]
 fn jobs_of_a_shell_take_the_option() {
-    let job = [(123, 100), (124, 100)];
-    let text = check_leaders(job.into_iter(), &Options::default()).unwrap_err().to_string();
+    let checked = |tasks: &[Task], shell_job| {
+        let entries = entries(tasks);
+        let parents: Vec<_> = tasks.iter().map(|task| task.parent).collect();
+        let options = Options { shell_job, ..Options::default() };
+        check(&entries.iter().collect::<Vec<_>>(), &parents, &options).map_err(|error| error.to_string())
+    };
+    let job = [task(None, 123, 100, 123), task(Some(0), 124, 100, 123)];
+    let text = checked(&job, false).unwrap_err();
     assert!(text.starts_with("task 123 belongs to session 100,"), "{text}");
     assert!(text.contains("--shell-job") && text.contains("/etc/criu/default.conf"), "{text}");
-    let options = Options { shell_job: true, ..Options::default() };
-    check_leaders(job.into_iter(), &options).unwrap();
-    let stray = [(123, 123), (124, 100)];
-    assert!(check_leaders(stray.into_iter(), &options).is_err());
-    check_leaders([(123, 123), (124, 123)].into_iter(), &Options::default()).unwrap();
+    checked(&job, true).unwrap();
+    checked(&[task(None, 123, 123, 123), task(Some(0), 124, 123, 123)], false).unwrap();
+    // The option does not help: the session is another's.
+    let stray = [task(None, 123, 123, 123), task(Some(0), 124, 100, 123)];
+    for shell_job in [false, true] {
+        let text = checked(&stray, shell_job).unwrap_err();
+        assert!(text.contains("task 124") && text.contains("session 100"), "{text}");
+    }
 }
