@@ -34,6 +34,10 @@ where
     fn wrap(entry: <Self as Dump>::Entry, file: &mut proto::FileEntry);
     /// Takes it from there.
     fn unwrap(file: &proto::FileEntry) -> Option<&<Self as Dump>::Entry>;
+    /// Adds what only its holder can do, where the kind needs it: all descriptors of the task are in place.
+    fn steps(entry: &<Self as Dump>::Entry, number: i32, script: &mut Script) {
+        let _ = (entry, number, script);
+    }
 }
 
 /// A `file_entry` with none of its kinds filled in.
@@ -112,7 +116,8 @@ impl<K: Alone> FileRestore for Kind<K> {
         Ok(())
     }
 
-    fn steps(&mut self, _: &proto::FileEntry, _: Slot, _: &mut Script) -> Result<(), BoxError> {
+    fn steps(&mut self, entry: &proto::FileEntry, slot: Slot, script: &mut Script) -> Result<(), BoxError> {
+        K::steps(K::unwrap(entry).ok_or_else(|| missing(entry))?, slot.number, script);
         Ok(())
     }
 

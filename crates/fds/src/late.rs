@@ -3,9 +3,10 @@
 //! criu-rs cannot open them beforehand. Each task that has one opens it itself; when several tasks have
 //! the same description, each gets one of its own, of equal state.
 
+use crate::pidfd::PidfdError;
 use crate::{fown, sys};
 use criu_images::proto;
-use criu_resource::{BoxError, BuiltTree};
+use criu_resource::{BoxError, BuiltTree, FrozenTree, Stage};
 use criu_script::{Arg, Script, StepId};
 
 /// Whether a description is such a file.
@@ -18,9 +19,29 @@ pub fn is_late(entry: &proto::FileEntry, tree: &BuiltTree) -> bool {
     }
 }
 
+/// On dump: refuses what no task of the tree could open.
+pub fn check(entry: &proto::FileEntry, tree: &FrozenTree<'_>) -> Result<(), PidfdError> {
+    let in_tree = |pid: i32| {
+        tree.tasks.iter().any(|task| task.threads.iter().any(|t| t.ns_tid == pid) || task.ns_pid == pid)
+    };
+    match &entry.pidfd {
+        Some(pidfd) if pidfd.nspid >= 0 && !in_tree(pidfd.nspid) => Err(PidfdError::Foreign(pidfd.nspid)),
+        _ => Ok(()),
+    }
+}
+
 /// The process whose part of procfs a name lies in.
 pub fn process_of(name: &str) -> Option<u32> {
     name.strip_prefix("/proc/")?.split('/').next()?.parse().ok()
+}
+
+/// When a late file can be opened: what is about a thread needs the threads, but procfs as criu-rs sees
+/// it is out of reach for a task that has changed its root.
+pub fn stage(entry: &proto::FileEntry) -> Stage {
+    match &entry.reg {
+        Some(regular) if !regular.name.contains("/task/") => Stage::Files,
+        _ => Stage::State,
+    }
 }
 
 /// Adds the steps that open it at `number`. What the opening leaves at another number is closed with all

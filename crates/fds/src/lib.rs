@@ -21,28 +21,37 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod alone;
+pub mod epoll;
 pub mod eventfd;
 pub mod files;
 mod fown;
 mod late;
+pub mod locks;
 pub mod memfd;
 pub mod named;
 pub mod observed;
+pub mod pidfd;
 pub mod pipe;
 pub mod pipe_data;
 pub mod regular;
 mod seats;
+pub mod signalfd;
 mod sys;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod timerfd;
 
 pub use alone::Kind;
+pub use epoll::Eventpoll;
 pub use eventfd::Eventfd;
 pub use files::Files;
 pub use memfd::Memfd;
 pub use observed::Observed;
+pub use pidfd::Pidfd;
 pub use pipe::Pipe;
 pub use regular::Regular;
 pub use seats::SeatError;
+pub use signalfd::Signalfd;
 pub use table::{Table, TableError};
+pub use timerfd::Timerfd;

@@ -118,3 +118,32 @@ pub fn raise_descriptor_limit() -> Result<usize> {
     }
     Ok(usize::try_from(hard).unwrap_or(usize::MAX))
 }
+
+/// A process of criu-rs's own that does nothing. Ends, waited for, when dropped.
+#[derive(Debug)]
+pub struct Helper(nix::unistd::Pid);
+
+impl Helper {
+    /// Starts one.
+    pub fn start() -> Result<Helper> {
+        // SAFETY: the child only waits for a signal, by a plain system call.
+        match unsafe { nix::unistd::fork() }? {
+            nix::unistd::ForkResult::Parent { child } => Ok(Helper(child)),
+            nix::unistd::ForkResult::Child => loop {
+                nix::unistd::pause();
+            },
+        }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        self.0
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.0, None);
+    }
+}

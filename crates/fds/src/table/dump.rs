@@ -1,8 +1,9 @@
 //! Dump: looks at every descriptor of every task.
 
 use super::{Table, TableError, fs};
+use crate::locks::Locks;
 use crate::observed::{self, Observed};
-use crate::{Files, sys};
+use crate::{Files, late, sys};
 use criu_images::{Image, Record, RecordSet, proto};
 use criu_kernel::kcmp::{self, FileIds};
 use criu_kernel::{Pid, pidfd};
@@ -94,6 +95,7 @@ impl<'t> Dump<'t> {
             pids: tree.tasks.iter().map(|task| (task.pid, task.ns_pid)).collect(),
             known: FileIds::new(),
             seen: Vec::new(),
+            locks: Locks::new(context.options.file_locks),
             buffer: String::new(),
         };
         for task in tree.tasks.iter().filter(|task| !task.threads.is_empty()) {
@@ -108,6 +110,7 @@ impl<'t> Dump<'t> {
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
         }
         let seen = scan.seen;
+        dump.records.extend(scan.locks.entries().map(|lock| Record::new(Image::FileLocks, 0, lock)));
         for file in &seen {
             let name = table.kinds[file.kind].name();
             file.with(tree, |d| dump.kinds[file.kind].lock(d)).map_err(file.error(name))?;
@@ -115,7 +118,11 @@ impl<'t> Dump<'t> {
         for file in &seen {
             let name = table.kinds[file.kind].name();
             let entry = file
-                .with(tree, |d| dump.kinds[file.kind].entry(d, &mut dump.records))
+                .with(tree, |d| {
+                    let entry = dump.kinds[file.kind].entry(d, &mut dump.records)?;
+                    late::check(&entry, tree)?;
+                    Ok(entry)
+                })
                 .map_err(file.error(name))?;
             dump.records.push(Record::new(Image::Files, 0, &entry));
         }
@@ -158,6 +165,7 @@ struct Scan<'t> {
     pids: HashMap<i32, i32>,
     known: FileIds<Hint>,
     seen: Vec<Seen>,
+    locks: Locks,
     buffer: String,
 }
 
@@ -184,6 +192,7 @@ impl Scan<'_> {
             .known
             .insert(hint(&seen), Pid::from_raw(pid), number)
             .map_err(|errno| observe(format!("kcmp: {errno}").into()))?;
+        self.locks.note(task.ns_pid, found, number, &seen, fd.as_fd()).map_err(|e| observe(e.into()))?;
         let flags = if seen.cloexec { libc::FD_CLOEXEC as u32 } else { 0 };
         if found.first {
             let id = self.table.files.next_id();

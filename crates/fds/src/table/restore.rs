@@ -2,6 +2,7 @@
 
 use super::layout::{self, Place};
 use super::{Table, TableError, fs};
+use crate::locks::{self, LockError};
 use crate::seats::Seats;
 use crate::{fown, late};
 use criu_images::{Image, Store, StoreExt, proto};
@@ -40,6 +41,7 @@ pub(super) struct Restore<'t> {
     /// For each task: number → (description, place).
     tasks: Vec<Vec<(i32, usize, bool)>>,
     fs: Vec<Option<proto::FsEntry>>,
+    locks: Vec<proto::FileLockEntry>,
     seats: Option<Seats>,
 }
 
@@ -62,8 +64,12 @@ impl<'t> Restore<'t> {
             files: Vec::new(),
             tasks: vec![Vec::new(); tree.tasks.len()],
             fs: vec![None; tree.tasks.len()],
+            locks: store.read_image_opt(Image::FileLocks, 0)?.unwrap_or_default(),
             seats: None,
         };
+        if !restore.locks.is_empty() && !context.options.file_locks {
+            return Err(LockError::Restore(restore.locks.len()).into());
+        }
         let mut places = restore.slots(store)?;
         for entry in entries {
             if let Some(places) = places.remove(&entry.id) {
@@ -167,7 +173,9 @@ impl<'t> Restore<'t> {
             script.set_what(self.table.kinds[file.kind].name());
             let kept = file.number;
             if file.late {
-                late::steps(&file.entry, number, cloexec, script)?;
+                if late::stage(&file.entry) == Stage::Files {
+                    late::steps(&file.entry, number, cloexec, script)?;
+                }
             } else if kept != number {
                 let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
                 let args = [kept.into(), number.into(), flags.into()];
@@ -189,6 +197,13 @@ impl<'t> Restore<'t> {
 
     /// Everything is in place: what only its holder can do, and then nothing foreign stays open.
     fn emit_state(&mut self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        for &(number, file, cloexec) in &self.tasks[task.index] {
+            let file = &self.files[file];
+            if file.late && late::stage(&file.entry) == Stage::State {
+                script.set_what(self.table.kinds[file.kind].name());
+                late::steps(&file.entry, number, cloexec, script)?;
+            }
+        }
         for index in 0..self.tasks[task.index].len() {
             let (number, file, _) = self.tasks[task.index][index];
             let file = &self.files[file];
@@ -204,8 +219,17 @@ impl<'t> Restore<'t> {
             self.kinds[file.kind].steps(&file.entry, slot, script).map_err(error)?;
         }
         script.set_what("files");
+        // Closing any descriptor of a file ends a task's POSIX locks on it: locks come last.
         for (first, last) in layout::gaps(self.tasks[task.index].iter().map(|slot| slot.0)) {
             script.syscall(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
+        }
+        script.set_what("file locks");
+        for lock in self.locks.iter().filter(|lock| lock.pid as u32 == task.pid()) {
+            let file = self.tasks[task.index].iter().find(|slot| slot.0 == lock.fd).map(|slot| slot.1);
+            let entry = file.map(|file| &self.files[file].entry);
+            let flags = entry.and_then(|entry| entry.reg.as_ref()).map_or(0, |regular| regular.flags);
+            let signal = entry.and_then(fown::of).map_or(0, |owner| owner.signum);
+            locks::steps(lock, flags, signal, script)?;
         }
         Ok(())
     }
