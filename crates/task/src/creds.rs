@@ -45,7 +45,7 @@ pub fn from_status(status: &Status, secbits: u32) -> CredsEntry {
         cap_amb: words(status.cap_ambient),
         secbits,
         groups: status.groups.clone(),
-        no_new_privs: Some(status.no_new_privs.into()),
+        no_new_privs: status.no_new_privs.then_some(1),
         ..Default::default()
     }
 }
@@ -225,9 +225,7 @@ impl ThreadState for Credentials {
         Ok(Box::new(move |outcome, core| {
             let mut creds = from_status(&status, outcome.ret(secbits) as u32);
             lsm::fill(&dir, &mut creds)?;
-            let thread_core = core.thread_core.get_or_insert_default();
-            seccomp::fill(status.seccomp, thread_core)?;
-            thread_core.creds = Some(creds);
+            core.thread_core.get_or_insert_default().creds = Some(creds);
             Ok(())
         }))
     }

@@ -2,19 +2,8 @@
 //! system calls of a script might kill it.
 
 use crate::error::Error;
-use criu_images::proto::{SeccompMode, ThreadCoreEntry};
 
-/// Fills the image of a thread whose `/proc/PID/task/TID/status` says `Seccomp: mode`.
-///
-/// # Errors
-/// For every mode but 0.
-pub fn fill(mode: u32, entry: &mut ThreadCoreEntry) -> Result<(), Error> {
-    check(mode)?;
-    entry.set_seccomp_mode(SeccompMode::Disabled);
-    Ok(())
-}
-
-/// Checks that a thread is not under seccomp.
+/// Checks that a thread is not under seccomp: the mode in `/proc/PID/task/TID/status` or in an image must be 0.
 ///
 /// # Errors
 /// For every mode but 0.

@@ -116,9 +116,18 @@ pub fn general_from_image(entry: &proto::UserX86RegsEntry) -> Result<Vec<u64>, E
     Ok(regs.to_vec())
 }
 
-/// The descriptors of the thread's own GDT entries, which only 32-bit code uses: none present.
+/// The descriptors of the thread's own GDT entries (set_thread_area(2)), which only 32-bit code uses: none
+/// present.
 pub fn no_tls() -> Vec<proto::UserDescT> {
-    vec![proto::UserDescT { read_exec_only: true, seg_not_present: true, ..Default::default() }; 3]
+    /// The first of the three entries (`GDT_ENTRY_TLS_MIN`).
+    const FIRST: u32 = 12;
+    let absent = |entry_number| proto::UserDescT {
+        entry_number,
+        read_exec_only: true,
+        seg_not_present: true,
+        ..Default::default()
+    };
+    (FIRST..FIRST + 3).map(absent).collect()
 }
 
 #[cfg(test)]
