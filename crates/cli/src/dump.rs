@@ -43,8 +43,9 @@ fn work(root: i32, options: &Options, place: &Workplace) -> Result<()> {
     let catalog = Catalog::new();
     let tree = catalog.tree();
     let mut hooks = Signals;
-    let stats =
+    let mut stats =
         criu_engine::dump(root, &convert::pipeline(options), catalog.resources(&tree), &store, &mut hooks)?;
+    catalog.count(&mut stats.counts);
     place.statistics()?.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{stats}")?;

@@ -2,6 +2,7 @@
 
 use criu_engine::Resources;
 use criu_fds::{Eventfd, Files, Kind, Memfd, Pipe, Regular, Table};
+use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
 use criu_resource::{BoxError, FileKind, RestoreContext, TreeState};
 use std::os::fd::BorrowedFd;
@@ -55,9 +56,14 @@ impl Catalog {
         self.memory.set_parked(parts.collect());
     }
 
-    /// What a dump did with memory.
-    pub fn counts(&self) -> criu_mem::Counts {
-        self.memory.counts()
+    /// Fills in what a dump did with memory.
+    pub fn count(&self, entry: &mut proto::DumpStatsEntry) {
+        let counts = self.memory.counts();
+        entry.pages_scanned = counts.pages_written;
+        entry.pages_written = counts.pages_written;
+        entry.shpages_scanned = Some(counts.shared_pages_written);
+        entry.shpages_skipped_parent = Some(0);
+        entry.shpages_written = Some(counts.shared_pages_written);
     }
 }
 

@@ -199,6 +199,15 @@ impl Seized {
         Ok(())
     }
 
+    /// Makes thread number `thread` go on elsewhere.
+    pub fn set_ip(&mut self, thread: usize, ip: u64) -> Result<()> {
+        let thread = &mut self.threads[thread];
+        let regs = UserRegs { rip: ip, ..thread.regs };
+        ptrace::set_registers(thread.tid, &regs).map_err(Error::system(thread.tid, "PTRACE_SETREGSET"))?;
+        thread.regs = regs;
+        Ok(())
+    }
+
     /// From now on until the release, the process dies with its tracer: it is not complete yet.
     pub fn die_with_tracer(&self) -> Result<()> {
         for thread in &self.threads {

@@ -114,6 +114,9 @@ pub trait Registers: Send + Sync {
     fn dump(&self, thread: &FrozenThread, core: &mut proto::CoreEntry) -> Result<(), BoxError>;
     /// Reads it back.
     fn restore(&self, core: &proto::CoreEntry) -> Result<ThreadRegisters, BoxError>;
+    /// Where a thread stopped inside of a restartable sequence (rseq(2)) has to go on, since it was
+    /// interrupted.
+    fn aborted(&self, thread: &FrozenThread) -> Result<Option<u64>, BoxError>;
 }
 
 /// In which order a task does what cannot be undone: a child keeps the session its parent had at birth.
@@ -133,6 +136,8 @@ pub struct Births {
 pub trait Family: Send + Sync {
     /// Whether the tree's sessions can be dumped; the error names the remedy.
     fn check(&self, tree: &FrozenTree<'_>, options: &crate::Options) -> Result<(), BoxError>;
+    /// Before a restore: a session or group outside of the tree becomes that of criu-rs.
+    fn adopt(&self, tree: &mut BuiltTree, options: &crate::Options) -> Result<(), BoxError>;
     /// Plans the births, one entry a task.
     fn births(&self, tree: &BuiltTree) -> Result<Vec<Births>, BoxError>;
 }

@@ -21,6 +21,10 @@ impl Registers for NativeRegisters {
     fn restore(&self, core: &proto::CoreEntry) -> Result<ThreadRegisters, BoxError> {
         Ok(from_image(core)?)
     }
+
+    fn aborted(&self, thread: &FrozenThread) -> Result<Option<u64>, BoxError> {
+        Ok(crate::rseq::abort_ip(thread)?)
+    }
 }
 
 /// Fills `mtype` and `thread_info` of a core image. An interrupted system call is [settled](settle) in the

@@ -140,6 +140,13 @@ impl Family for Sessions {
         Ok(check_sessions(tree, options)?)
     }
 
+    fn adopt(&self, tree: &mut BuiltTree, options: &Options) -> Result<(), BoxError> {
+        check_built(tree, options)?;
+        let session = nix::unistd::getsid(None)?.as_raw();
+        adopt_outside(tree, session as u32, nix::unistd::getpgrp().as_raw() as u32);
+        Ok(())
+    }
+
     fn births(&self, tree: &BuiltTree) -> Result<Vec<Births>, BoxError> {
         Ok(births(tree)?)
     }

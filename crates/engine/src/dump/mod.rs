@@ -62,7 +62,8 @@ fn write_images(
     fate: Fate,
     stats: &mut DumpStats,
 ) -> Result<()> {
-    let tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
+    let mut tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
+    leave_sequences(&mut tree, &mut stopped.seized, resources)?;
     let root = Some(tree.tasks[0].pid);
     resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
     notify(hooks, Action::NetworkLock, root)?;
@@ -149,6 +150,26 @@ fn ask<'a>(
         answer(&outcomes[index], images.thread(index)).map_err(failed(name))?;
     }
     Ok(seized)
+}
+
+/// A thread stopped inside of a restartable sequence has been interrupted: it goes to the abort handler, as
+/// the kernel would send it. Running a script would make the kernel forget the sequence.
+fn leave_sequences(
+    tree: &mut FrozenTree<'_>,
+    seized: &mut [Option<Seized>],
+    resources: Resources<'_>,
+) -> Result<()> {
+    for (task, seized) in tree.tasks.iter_mut().zip(seized) {
+        let Some(seized) = seized else { continue };
+        for (index, thread) in task.threads.iter_mut().enumerate() {
+            let target = resources.registers.aborted(thread).map_err(Error::of_task("registers", task.pid))?;
+            if let Some(ip) = target {
+                seized.set_ip(index, ip)?;
+                thread.regs = crate::regs::to_words(&seized.threads()[index].regs);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {

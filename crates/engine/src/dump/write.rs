@@ -8,6 +8,7 @@ use criu_resource::{FrozenTask, FrozenTree, Life, NetworkLock, Options, TaskImag
 pub(crate) const ALIVE: u32 = 1;
 pub(crate) const DEAD: u32 = 2;
 pub(crate) const STOPPED: u32 = 3;
+/// Only read: older images tell a zombie from a task that is about to die.
 pub(crate) const ZOMBIE: u32 = 6;
 
 /// `img_version` of the inventory.
@@ -19,7 +20,7 @@ pub(crate) fn new_images(task: &FrozenTask<'_>) -> Result<TaskImages> {
     let (task_state, exit_code, stop_signo) = match task.life {
         Life::Alive => (ALIVE, 0, None),
         Life::Stopped(signal) => (STOPPED, 0, Some(signal as u32)),
-        Life::Zombie(status) => (ZOMBIE, status as u32, None),
+        Life::Zombie(status) => (DEAD, status as u32, None),
     };
     let stat = criu_kernel::proc::ProcDir::open(criu_kernel::Pid::from_raw(task.pid))?.stat()?;
     let core = || proto::CoreEntry { mtype: proto::core_entry::March::X8664 as i32, ..Default::default() };

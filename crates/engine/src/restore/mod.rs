@@ -44,7 +44,7 @@ pub fn restore(
     hooks: &mut dyn Hooks,
 ) -> Result<Restored> {
     let start = Instant::now();
-    let tree = read::read(store)?;
+    let tree = read(options, resources, store)?;
     let root = tree.tasks[0].pid() as i32;
     let numbers = Mutex::new(Numbers::default());
     let context = RestoreContext { options, store, numbers: &numbers };
@@ -80,7 +80,7 @@ pub fn dry_run(
     park: &ParkVdso<'_>,
     store: &dyn Store,
 ) -> Result<String> {
-    let tree = read::read(store)?;
+    let tree = read(options, resources, store)?;
     let numbers = Mutex::new(Numbers::default());
     let context = RestoreContext { options, store, numbers: &numbers };
     let mut parts = begin(&tree, resources, &context)?;
@@ -93,6 +93,12 @@ pub fn dry_run(
         }
     }
     Ok(text)
+}
+
+fn read(options: &Options, resources: Resources<'_>, store: &dyn Store) -> Result<BuiltTree> {
+    let mut tree = read::read(store)?;
+    resources.family.adopt(&mut tree, options).map_err(Error::resource("sessions"))?;
+    Ok(tree)
 }
 
 fn begin<'t>(
