@@ -5,6 +5,7 @@
 //! | [`tcp`] | a TCP connection as data: out of one socket, into another; usable alone |
 //! | [`lock`] | the network lock: nftables by netlink, or iptables |
 //! | [`INET`] | TCP, UDP, ping and raw sockets over IPv4 and IPv6 |
+//! | [`UNIX`] | unix sockets |
 //!
 //! [`KINDS`] lists all kinds of open files that this crate provides.
 #![deny(clippy::undocumented_unsafe_blocks)]
@@ -17,14 +18,19 @@ mod options;
 mod sys;
 pub mod tcp;
 mod tree;
+mod unix;
 
 pub use error::{Error, Result};
 pub use inet::Inet;
+pub use unix::Unix;
 
 use criu_resource::FileKind;
 
 /// Internet sockets.
 pub static INET: Inet = Inet;
 
+/// Unix sockets.
+pub static UNIX: Unix = Unix;
+
 /// All kinds of this crate.
-pub static KINDS: &[&dyn FileKind] = &[&INET];
+pub static KINDS: &[&dyn FileKind] = &[&INET, &UNIX];

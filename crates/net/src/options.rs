@@ -1,11 +1,12 @@
 //! `sk_opts_entry`: the options of level `SOL_SOCKET`, common to all kinds of sockets (socket(7)).
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use criu_images::proto::{FownEntry, SkOptsEntry};
+use criu_images::proto::{FownEntry, SkOptsEntry, SkShutdown};
 use criu_kernel::sockopt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::error::{Called, Error, Result};
 use crate::sys;
@@ -163,6 +164,21 @@ pub(crate) fn set_flags(fd: BorrowedFd<'_>, flags: u32, owner: &FownEntry) -> Re
     }
     let flags = OFlag::from_bits_truncate(flags as i32) - (OFlag::O_ACCMODE | OFlag::O_CLOEXEC);
     fcntl(fd, FcntlArg::F_SETFL(flags)).map(drop).called("fcntl(F_SETFL)")
+}
+
+/// Shuts the ends of a socket that were shut.
+pub(crate) fn restore_shutdown(fd: BorrowedFd<'_>, how: SkShutdown) -> Result<()> {
+    let how = match how {
+        SkShutdown::None => return Ok(()),
+        SkShutdown::Read => Shutdown::Read,
+        SkShutdown::Write => Shutdown::Write,
+        SkShutdown::Both => Shutdown::Both,
+    };
+    match shutdown(fd.as_raw_fd(), how) {
+        // It counts all the same.
+        Err(Errno::ENOTCONN) => Ok(()),
+        answer => answer.called("shutdown"),
+    }
 }
 
 /// Another descriptor of the same socket.

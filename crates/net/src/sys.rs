@@ -20,6 +20,40 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The file that a unix socket is bound to, opened with O_PATH; `None` where it is bound to none.
+/// `SIOCUNIXFILE`, Linux 4.13 (unix(7)); needs `CAP_NET_ADMIN`.
+pub(crate) fn socket_file(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+    // SAFETY: the request takes no argument.
+    match Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCUNIXFILE) }) {
+        Err(Errno::ENOENT) => Ok(None),
+        answer => {
+            let file = answer.called("ioctl(SIOCUNIXFILE)")?;
+            // SAFETY: the kernel returned this new descriptor to us; nobody else knows it.
+            Ok(Some(unsafe { OwnedFd::from_raw_fd(file) }))
+        }
+    }
+}
+
+/// A duplicate of a descriptor that somebody else named by its number (`--inherit-fd`).
+pub(crate) fn inherited(number: i32) -> Result<OwnedFd> {
+    // SAFETY: three integers; a number that is no descriptor gives EBADF.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    let fd =
+        Errno::result(fd).called(format!("fcntl(F_DUPFD_CLOEXEC) of the inherited descriptor {number}"))?;
+    // SAFETY: the kernel returned this new descriptor to us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a datagram socket's peer away: connect(2) to no address.
+pub(crate) fn disconnect(fd: BorrowedFd<'_>) -> Result<()> {
+    let nowhere = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or_default();
+    let len = size_of::<libc::sa_family_t>() as libc::socklen_t;
+    // SAFETY: the address is a family alone, as long as it is said to be.
+    let answer = unsafe { libc::connect(fd.as_raw_fd(), std::ptr::from_ref(&nowhere).cast(), len) };
+    Errno::result(answer).map(drop).called("connect(AF_UNSPEC)")
+}
+
 /// The signal that announces input (`F_SETSIG`, fcntl(2)).
 pub(crate) fn set_owner_signal(fd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     const F_SETSIG: i32 = 10;

@@ -121,7 +121,7 @@ impl<'t> InetRestore<'t> {
         let rebuilt = connection.build(&entry.opts)?;
         // The state tells whether our end was closed; the other one may be shut in any state.
         if matches!(entry.shutdown(), proto::SkShutdown::Read | proto::SkShutdown::Both) {
-            stream::restore_shutdown(rebuilt.as_fd(), proto::SkShutdown::Read)?;
+            options::restore_shutdown(rebuilt.as_fd(), proto::SkShutdown::Read)?;
         }
         let copy = options::duplicate(rebuilt.as_fd())?;
         self.rebuilt.push((rebuilt, entry.clone()));
@@ -140,13 +140,13 @@ impl<'t> InetRestore<'t> {
         let tcp = plan.transport == Transport::Tcp;
         match plan.remote {
             // A connection that was given up: both ends are shut.
-            Some(_) if tcp => stream::restore_shutdown(fd, proto::SkShutdown::Both)?,
+            Some(_) if tcp => options::restore_shutdown(fd, proto::SkShutdown::Both)?,
             remote => {
                 bind(fd, entry, plan.local)?;
                 if let Some(remote) = remote {
                     address::connect_to(fd, remote).called(format!("connect({remote})"))?;
                 }
-                stream::restore_shutdown(fd, entry.shutdown())?;
+                options::restore_shutdown(fd, entry.shutdown())?;
             }
         }
         if tcp {

@@ -1,12 +1,12 @@
 //! TCP sockets: listening, connected, half-closed and closed ones.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use criu_images::RecordSet;
 use criu_images::proto::{InetSkEntry, SkShutdown, TcpOptsEntry};
 use criu_kernel::tcp_repair;
 use criu_resource::{Dump, Options};
-use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
+use nix::sys::socket::{Backlog, listen};
 
 use super::dump::Basics;
 use crate::error::{Called, Error, Result};
@@ -96,20 +96,4 @@ pub(super) fn restore_listening(fd: &OwnedFd, entry: &InetSkEntry) -> Result<()>
     let backlog = i32::try_from(entry.backlog).unwrap_or(i32::MAX);
     let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
     listen(fd, backlog).called(format!("listen({})", entry.backlog))
-}
-
-/// Shuts a closed socket's ends as they were; for a connection only the receiving end, as its state tells
-/// the other one.
-pub(super) fn restore_shutdown(fd: BorrowedFd<'_>, how: SkShutdown) -> Result<()> {
-    let how = match how {
-        SkShutdown::None => return Ok(()),
-        SkShutdown::Read => Shutdown::Read,
-        SkShutdown::Write => Shutdown::Write,
-        SkShutdown::Both => Shutdown::Both,
-    };
-    match shutdown(fd.as_raw_fd(), how) {
-        // It counts all the same.
-        Err(nix::errno::Errno::ENOTCONN) => Ok(()),
-        answer => answer.called("shutdown"),
-    }
 }

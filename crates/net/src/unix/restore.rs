@@ -1,0 +1,118 @@
+//! The restore of all unix sockets of a tree.
+//!
+//! All sockets are made when the first one is asked for: only then every entry is known, and pairs are
+//! made in one go. Options and shutdowns follow when all descriptions are open.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use criu_images::proto::{self, UnixSkEntry};
+use criu_images::{Image, StoreExt};
+use criu_resource::{BoxError, FileRestore, RestoreContext, Slot};
+use criu_script::Script;
+
+use super::queue::{self, Queues};
+use super::wiring::Wiring;
+use super::{EXTERNAL, name};
+use crate::error::{About, Error, Result};
+use crate::options;
+
+/// The restore under way.
+pub(super) struct UnixRestore<'t> {
+    context: &'t RestoreContext<'t>,
+    entries: Vec<UnixSkEntry>,
+    queues: Queues,
+    made: Option<Vec<OwnedFd>>,
+}
+
+impl<'t> UnixRestore<'t> {
+    pub fn new(context: &'t RestoreContext<'t>) -> Result<Self> {
+        let queues = queue::read(context.store)?;
+        Ok(Self { context, entries: Vec::new(), queues, made: None })
+    }
+
+    fn check(&self, entry: &UnixSkEntry) -> Result<()> {
+        match entry.r#type as i32 {
+            libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET => {}
+            other => return Err(Error::Unsupported(format!("unix socket of type {other}"))),
+        }
+        // EXTERNAL never belongs to a descriptor; the other flags stand for plugins and the RPC client.
+        if entry.uflags != 0 {
+            return Err(Error::Unsupported(format!("unix socket with uflags {:#x}", entry.uflags)));
+        }
+        if entry.name.len() > 108 {
+            return Err(Error::Corrupt(format!("name of {} bytes", entry.name.len())));
+        }
+        Ok(())
+    }
+
+    /// Sockets outside of the tree, by inode.
+    fn outside(&self) -> Result<HashMap<u32, UnixSkEntry>> {
+        let own = |inode| self.entries.iter().any(|entry| entry.ino == inode);
+        if self.entries.iter().all(|entry| entry.peer == 0 || own(entry.peer)) {
+            return Ok(HashMap::new());
+        }
+        let files: Vec<proto::FileEntry> =
+            self.context.store.read_image_opt(Image::Files, 0)?.unwrap_or_default();
+        let sockets = files.into_iter().filter_map(|file| file.usk);
+        Ok(sockets.filter(|entry| entry.uflags & EXTERNAL != 0).map(|entry| (entry.ino, entry)).collect())
+    }
+
+    fn made(&mut self) -> Result<&[OwnedFd]> {
+        if self.made.is_none() {
+            let outside = self.outside()?;
+            let wiring = Wiring::new(&self.entries, &outside, &self.queues, self.context.options);
+            self.made = Some(wiring.run()?);
+        }
+        Ok(self.made.as_deref().unwrap_or_default())
+    }
+}
+
+fn settle(fd: BorrowedFd<'_>, entry: &UnixSkEntry) -> Result<()> {
+    options::restore(fd, &entry.opts)?;
+    options::settle_address(fd, &entry.opts)?;
+    options::set_flags(fd, entry.flags, &entry.fown)?;
+    options::restore_shutdown(fd, entry.shutdown())
+}
+
+fn own(entry: &proto::FileEntry) -> Result<&UnixSkEntry> {
+    entry.usk.as_ref().ok_or_else(|| Error::Corrupt(format!("file {:#x} is no unix socket", entry.id)))
+}
+
+pub(super) fn describe(entry: &UnixSkEntry) -> String {
+    format!("unix socket {} ({})", entry.ino, name::show(&entry.name))
+}
+
+impl FileRestore for UnixRestore<'_> {
+    fn plan(&mut self, entry: &proto::FileEntry) -> Result<(), BoxError> {
+        let entry = own(entry)?;
+        self.check(entry).about(|| describe(entry))?;
+        self.entries.push(entry.clone());
+        Ok(())
+    }
+
+    fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError> {
+        let entry = own(entry)?;
+        let position = self.entries.iter().position(|known| known.id == entry.id);
+        let position =
+            position.ok_or_else(|| Error::Corrupt(format!("{} was not planned", describe(entry))))?;
+        let made = &self.made()?[position];
+        Ok(options::duplicate(made.as_fd()).about(|| describe(entry))?)
+    }
+
+    fn connect(&mut self, _: &dyn Fn(u32) -> Option<OwnedFd>) -> Result<(), BoxError> {
+        // Closes our own descriptors of them, too.
+        for (entry, fd) in self.entries.iter().zip(self.made.take().unwrap_or_default()) {
+            settle(fd.as_fd(), entry).about(|| describe(entry))?;
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self, _: &proto::FileEntry, _: Slot, _: &mut Script) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
