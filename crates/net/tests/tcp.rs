@@ -256,3 +256,34 @@ fn a_kept_lock_stays_until_it_is_removed() {
         });
     }
 }
+
+#[test]
+fn a_killed_dump_unlocks() {
+    in_own_network(|| {
+        let (mut client, mut server) = pair("127.0.0.1:0");
+        let (read, write) = nix::unistd::pipe().unwrap();
+        // SAFETY: the child only makes system calls and allocates, and ends by a signal.
+        let child = match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let mut lock = Lock::new(NetworkLock::Nftables, 4715);
+                lock.add(client.local_addr().unwrap(), client.peer_addr().unwrap());
+                lock.apply().unwrap();
+                nix::unistd::write(&write, b"x").unwrap();
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+            nix::unistd::ForkResult::Parent { child } => child,
+        };
+        drop(write);
+        assert_eq!(nix::unistd::read(&read, &mut [0]).unwrap(), 1, "the child has locked");
+        client.write_all(b"hello").unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(server.read(&mut [0]).is_err());
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(child, None).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(read_exactly(&mut server, 5), b"hello");
+        assert!(!criu_net::lock::remove_stale(4715).unwrap());
+    });
+}

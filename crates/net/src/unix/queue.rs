@@ -56,23 +56,30 @@ fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, bool)>> 
         Err(Errno::EAGAIN) => return Ok(None),
         answer => answer.called("recvmsg(MSG_PEEK)")?,
     };
-    for control in message.cmsgs().called("recvmsg: control messages")? {
-        match control {
+    let mut controls = message.cmsgs().called("recvmsg: control messages")?.peekable();
+    if controls.peek().is_some() {
+        return Err(in_flight(controls));
+    }
+    Ok(Some((message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))))
+}
+
+/// Names what travels with a packet. Descriptors among it were made for us, and are closed.
+fn in_flight(controls: impl Iterator<Item = ControlMessageOwned>) -> Error {
+    let named: Vec<_> = controls
+        .map(|control| match control {
             ControlMessageOwned::ScmRights(fds) => {
                 let count = fds.len();
                 for fd in fds {
                     // SAFETY: recvmsg made this descriptor for us; nobody else knows it.
                     drop(unsafe { OwnedFd::from_raw_fd(fd) });
                 }
-                return Err(Error::Unsupported(format!("{count} descriptors in flight (SCM_RIGHTS)")));
+                format!("{count} descriptors in flight (SCM_RIGHTS)")
             }
-            ControlMessageOwned::ScmCredentials(_) => {
-                return Err(Error::Unsupported("credentials in flight (SCM_CREDENTIALS)".into()));
-            }
-            other => return Err(Error::Unsupported(format!("a control message in flight ({other:?})"))),
-        }
-    }
-    Ok(Some((message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))))
+            ControlMessageOwned::ScmCredentials(_) => "credentials in flight (SCM_CREDENTIALS)".into(),
+            other => format!("a control message in flight ({other:?})"),
+        })
+        .collect();
+    Error::Unsupported(named.join(", "))
 }
 
 /// The packets of all queues, by the description that is to receive them.
