@@ -23,10 +23,7 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
             let code = match work(root, options, place) {
                 Ok(()) => 0,
                 Err(error) => {
-                    tracing::error!("{error:#}");
-                    if options.log_file.is_some() {
-                        eprintln!("Error: {error:#}");
-                    }
+                    crate::report(&error, options);
                     1
                 }
             };

@@ -9,7 +9,7 @@ mod restore;
 mod workplace;
 
 use criu_config::args::{self, Invocation, Request};
-use criu_config::{Command, Config, LogFormat, Sources};
+use criu_config::{Command, Config, LogFormat, Options, Sources};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,19 +47,34 @@ fn run(invocation: &Invocation) -> u8 {
     }
     let place = match Workplace::open(&config.options) {
         Ok(place) => place,
-        Err(error) => return complain(&[format!("{error:#}")]),
+        Err(error) => return complain(&[one_line(&error)]),
     };
     let result = start_log(&config, &place).and_then(|()| act(invocation, &config, &place));
     match result {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
-            if config.options.log_file.is_some() {
-                complain(&[format!("{error:#}")]);
-            }
+            report(&error, &config.options);
             1
         }
     }
+}
+
+/// Logs an error in one line; with a log file, stderr has it too.
+fn report(error: &anyhow::Error, options: &Options) {
+    let text = one_line(error);
+    tracing::error!("{text}");
+    if options.log_file.is_some() {
+        complain(&[text]);
+    }
+}
+
+/// The error and its causes, each said once: some texts contain their cause already.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 fn act(invocation: &Invocation, config: &Config, place: &Workplace) -> anyhow::Result<u8> {

@@ -9,7 +9,7 @@ pub(crate) use write as state;
 
 use crate::hooks::{Action, Hooks, notify};
 use crate::{DumpStats, Error, Resources, Result};
-use criu_images::{Image, RecordSet, Store};
+use criu_images::{RecordSet, Store};
 use criu_kernel::pidfd;
 use criu_parasite::{Seized, Verdict};
 use criu_resource::{
@@ -34,7 +34,7 @@ pub fn dump(
 ) -> Result<DumpStats> {
     notify(hooks, Action::PreDump, Some(root))?;
     // Images of an earlier dump must not be taken for this one's.
-    store.remove(&Image::Inventory.file_name(0))?;
+    criu_images::inventory::revoke(store)?;
     let scratch = Scratch::new(store);
     let start = Instant::now();
     let mut stopped = freeze::freeze(root, &|| hooks.cancelled())?;
@@ -94,7 +94,7 @@ fn write_images(
     stats.memory = memory.elapsed();
     write::write(store, &tree, images, &shared)?;
     notify(hooks, Action::PostDump, root)?;
-    write::commit(store, options)?;
+    write::commit(store, tree.tasks[0].ns_pid, options)?;
     for (name, part) in parts {
         part.commit(fate).map_err(Error::resource(name))?;
     }

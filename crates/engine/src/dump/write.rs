@@ -107,7 +107,7 @@ fn pstree_entry(tree: &FrozenTree<'_>, task: &FrozenTask<'_>) -> proto::PstreeEn
 }
 
 /// Writes the inventory: from here on the checkpoint is complete.
-pub(crate) fn commit(store: &dyn Store, options: &Options) -> Result<()> {
+pub(crate) fn commit(store: &dyn Store, root: i32, options: &Options) -> Result<()> {
     let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok();
     let inventory = proto::InventoryEntry {
         img_version: VERSION,
@@ -118,20 +118,14 @@ pub(crate) fn commit(store: &dyn Store, options: &Options) -> Result<()> {
         dump_uptime: uptime.map(|time| time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000),
         tcp_close: Some(options.tcp_close),
         network_lock_method: Some(match options.network_lock {
-            NetworkLock::Iptables => proto::CriuNetworkLockMethod::Iptables as u32,
-            NetworkLock::Nftables => proto::CriuNetworkLockMethod::Nftables as u32,
-            NetworkLock::Skip => proto::CriuNetworkLockMethod::Skip as u32,
+            // Not the numbers of rpc.proto: the image has its own.
+            NetworkLock::Iptables => 0,
+            NetworkLock::Nftables => 1,
+            NetworkLock::Skip => 2,
         }),
+        // Names the network lock. A later dump of the same tree finds what an earlier one left.
+        dump_criu_run_id: Some(root.to_string()),
         ..Default::default()
     };
-    let partial = "inventory.img.part";
-    let mut bytes = criu_images::frame::header(Image::Inventory);
-    criu_images::frame::write_entry(&mut bytes, &inventory)
-        .map_err(|source| criu_images::Error::io(partial, "write", source))?;
-    let mut writer = store.create(partial)?;
-    std::io::Write::write_all(&mut writer, &bytes)
-        .map_err(|source| criu_images::Error::io(partial, "write", source))?;
-    writer.finish()?;
-    store.rename(partial, &Image::Inventory.file_name(0))?;
-    Ok(())
+    Ok(criu_images::inventory::commit(store, &inventory)?)
 }
