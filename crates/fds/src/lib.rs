@@ -23,8 +23,11 @@
 pub mod alone;
 pub mod epoll;
 pub mod eventfd;
+pub mod fanotify;
+pub mod fifo;
 pub mod files;
 mod fown;
+pub mod inotify;
 mod late;
 pub mod locks;
 pub mod memfd;
@@ -41,11 +44,15 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod timerfd;
+pub mod watch;
 
 pub use alone::Kind;
 pub use epoll::Eventpoll;
 pub use eventfd::Eventfd;
+pub use fanotify::Fanotify;
+pub use fifo::Fifo;
 pub use files::Files;
+pub use inotify::Inotify;
 pub use memfd::Memfd;
 pub use observed::Observed;
 pub use pidfd::Pidfd;

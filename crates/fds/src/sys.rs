@@ -147,3 +147,35 @@ impl Drop for Helper {
         let _ = nix::sys::wait::waitpid(self.0, None);
     }
 }
+
+/// inotify_init1(2).
+pub fn inotify_init(flags: i32) -> Result<OwnedFd> {
+    // SAFETY: an integer.
+    Errno::result(unsafe { libc::inotify_init1(flags) }).map(|fd| owned(fd.into()))
+}
+
+/// inotify_add_watch(2): the watch's number.
+pub fn inotify_add_watch(fd: BorrowedFd<'_>, path: &CStr, mask: u32) -> Result<i32> {
+    // SAFETY: the kernel reads the terminated path.
+    Errno::result(unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask) })
+}
+
+/// Chooses the number of the next watch (INOTIFY_IOC_SETNEXTWD, Linux 4.15, `CONFIG_CHECKPOINT_RESTORE`).
+pub fn inotify_set_next_watch(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    const SET_NEXT: u64 = 0x4004_4900;
+    // SAFETY: the request takes an integer, no pointer.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), SET_NEXT, number) }).map(drop)
+}
+
+/// fanotify_init(2).
+pub fn fanotify_init(flags: u32, event_flags: u32) -> Result<OwnedFd> {
+    // SAFETY: two integers.
+    Errno::result(unsafe { libc::fanotify_init(flags, event_flags) }).map(|fd| owned(fd.into()))
+}
+
+/// fanotify_mark(2).
+pub fn fanotify_mark(fd: BorrowedFd<'_>, flags: u32, mask: u64, path: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads the terminated path.
+    let marked = unsafe { libc::fanotify_mark(fd.as_raw_fd(), flags, mask, libc::AT_FDCWD, path.as_ptr()) };
+    Errno::result(marked).map(drop)
+}

@@ -1,7 +1,7 @@
 //! Files without a name: their contents travel in the images.
 //!
-//! A restored ghost gets a name beside the old one, is linked to the old one for the moment of each
-//! opening (procfs shows that name later), and loses both once everything is open.
+//! A restored ghost gets a name beside the old one, is linked to the old one where that is free (procfs shows
+//! that name later), and loses both once everything is open.
 
 use crate::sys;
 use criu_images::proto::{self, GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType};
@@ -157,46 +157,111 @@ fn extents(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
 }
 
 /// Deleted files that exist again, until all are open.
+///
+/// A file that is watched by inotify loses its watches with the last of its names that nobody has open. So
+/// its own name goes first, and then the names under which it was opened.
 #[derive(Debug, Default)]
 pub struct Graves {
     made: HashMap<u32, Grave>,
-}
-
-/// One of them.
-#[derive(Clone, Debug)]
-pub struct Grave {
-    /// The name it has for the moment.
-    pub path: PathBuf,
-    /// A directory has only one name, its own.
-    pub directory: bool,
-    /// Directories that were made for it, innermost last.
+    /// Names under which ghosts were opened.
+    names: HashMap<PathBuf, u32>,
+    /// Directories that were made for names, inner ones after outer ones.
     parents: Vec<PathBuf>,
 }
 
+/// One of them.
+#[derive(Debug)]
+struct Grave {
+    /// The name it has for the moment.
+    path: PathBuf,
+    /// A directory has only one name.
+    directory: bool,
+    /// Device and inode that it had.
+    was: (u32, u64),
+}
+
 impl Graves {
-    /// Makes ghost `id`, once, near the name `path`.
-    pub fn dig(&mut self, store: &dyn Store, id: u32, path: &Path) -> Result<&Grave, BoxError> {
+    /// The name under which to open ghost `id` so that procfs shows `shown`.
+    pub fn surface(&mut self, store: &dyn Store, id: u32, shown: &Path) -> Result<PathBuf, BoxError> {
         if !self.made.contains_key(&id) {
-            let grave = make(store, id, path)?;
+            let grave = self.make(store, id, shown)?;
             self.made.insert(id, grave);
         }
-        Ok(&self.made[&id])
+        if self.made[&id].directory {
+            return Ok(self.made[&id].path.clone());
+        }
+        let mut other = shown.to_owned();
+        other.as_mut_os_string().push(".cr_link");
+        for name in [shown, &other] {
+            match self.names.get(name) {
+                Some(&owner) if owner == id => return Ok(name.to_owned()),
+                // Another deleted file had the same name once: it had its turn.
+                Some(_) => {
+                    fs::remove_file(name).map_err(failed(name, "unlink"))?;
+                    self.names.remove(name);
+                }
+                None => {}
+            }
+            self.parents.extend(make_parents(name).map_err(failed(name, "mkdir"))?);
+            match fs::hard_link(&self.made[&id].path, name) {
+                Ok(()) => {
+                    self.names.insert(name.to_owned(), id);
+                    return Ok(name.to_owned());
+                }
+                // Somebody has the name meanwhile: another one beside it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name != other => {}
+                Err(error) => return Err(failed(name, "link")(error).into()),
+            }
+        }
+        Ok(self.made[&id].path.clone())
+    }
+
+    fn make(&mut self, store: &dyn Store, id: u32, shown: &Path) -> Result<Grave, BoxError> {
+        let mut image = store.open_image(Image::GhostFile, id.into())?;
+        let head: GhostFileEntry = image.expect()?;
+        let kind = SFlag::from_bits_truncate(head.mode & libc::S_IFMT);
+        let directory = kind == SFlag::S_IFDIR;
+        let mut path = shown.to_owned();
+        // A directory may have been made for something inside it.
+        let before = self.parents.len();
+        self.parents.retain(|parent| !(directory && parent == shown));
+        let there = self.parents.len() < before;
+        if !directory || (shown.exists() && !there) {
+            path.as_mut_os_string().push(format!(".cr.{id:x}.ghost"));
+        }
+        self.parents.extend(make_parents(&path).map_err(failed(&path, "mkdir"))?);
+        // What an earlier restore left behind when it was killed.
+        if fs::symlink_metadata(&path).is_ok_and(|left| !left.is_dir() && left.nlink() == 1) {
+            fs::remove_file(&path).map_err(failed(&path, "unlink"))?;
+        }
+        if let Err(error) = fill(&path, kind, &head, &mut image, there) {
+            let _ = if directory { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            return Err(error);
+        }
+        Ok(Grave { path, directory, was: (head.dev(), head.ino()) })
+    }
+
+    /// A name that leads to the ghost of this inode.
+    pub fn at(&self, dev: u64, ino: u64) -> Option<PathBuf> {
+        self.made.values().find(|grave| grave.was == (dev as u32, ino)).map(|grave| grave.path.clone())
     }
 
     /// Takes the names away.
     pub fn close(&mut self) -> Result<(), BoxError> {
-        // Inner directories were made after the outer ones; their names are longer.
-        let mut graves: Vec<Grave> = self.made.drain().map(|(_, grave)| grave).collect();
-        graves.sort_by_key(|grave| std::cmp::Reverse(grave.path.as_os_str().len()));
+        let (mut directories, files): (Vec<Grave>, Vec<Grave>) =
+            self.made.drain().map(|(_, grave)| grave).partition(|grave| grave.directory);
         let mut result = Ok(());
-        for grave in graves {
-            let removed = match grave.directory {
-                true => fs::remove_dir(&grave.path),
-                false => fs::remove_file(&grave.path),
-            };
-            result = result.and(removed.map_err(failed(&grave.path, "remove")));
-            remove_parents(&grave.parents);
+        for path in files.into_iter().map(|grave| grave.path).chain(self.names.drain().map(|(name, _)| name))
+        {
+            result = result.and(fs::remove_file(&path).map_err(failed(&path, "unlink")));
         }
+        // Inner ones have longer names.
+        directories.sort_by_key(|grave| std::cmp::Reverse(grave.path.as_os_str().len()));
+        for Grave { path, .. } in directories {
+            result = result.and(fs::remove_dir(&path).map_err(failed(&path, "rmdir")));
+        }
+        remove_parents(&self.parents);
+        self.parents.clear();
         Ok(result?)
     }
 }
@@ -231,37 +296,12 @@ pub(super) fn remove_parents(made: &[PathBuf]) {
     }
 }
 
-fn make(store: &dyn Store, id: u32, path: &Path) -> Result<Grave, BoxError> {
-    let mut image = store.open_image(Image::GhostFile, id.into())?;
-    let head: GhostFileEntry = image.expect()?;
-    let kind = SFlag::from_bits_truncate(head.mode & libc::S_IFMT);
-    let directory = kind == SFlag::S_IFDIR;
-    let parents = make_parents(path).map_err(failed(path, "mkdir"))?;
-    let place = if directory {
-        path.to_owned()
-    } else {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".cr.{id:x}.ghost"));
-        PathBuf::from(name)
-    };
-    // A ghost of an earlier restore that was killed.
-    if !directory && fs::symlink_metadata(&place).is_ok_and(|left| left.nlink() == 1) {
-        fs::remove_file(&place).map_err(failed(&place, "remove"))?;
-    }
-    let grave = Grave { path: place, directory, parents };
-    let made = fill(&grave.path, kind, &head, &mut image);
-    if made.is_err() {
-        let _ = if directory { fs::remove_dir(&grave.path) } else { fs::remove_file(&grave.path) };
-        remove_parents(&grave.parents);
-    }
-    made.map(|()| grave)
-}
-
 fn fill<R: Read>(
     place: &Path,
     kind: SFlag,
     head: &GhostFileEntry,
     image: &mut criu_images::FrameReader<R>,
+    there: bool,
 ) -> Result<(), BoxError> {
     let failed = |call| failed(place, call);
     let mode = Mode::from_bits_truncate(head.mode & 0o7777);
@@ -283,6 +323,7 @@ fn fill<R: Read>(
                 file.write_all(&image.rest()?).map_err(failed("write"))?;
             }
         }
+        SFlag::S_IFDIR if there => {}
         SFlag::S_IFDIR => fs::create_dir(place).map_err(failed("mkdir"))?,
         SFlag::S_IFLNK => {
             std::os::unix::fs::symlink(head.symlnk_target(), place).map_err(failed("symlink"))?;

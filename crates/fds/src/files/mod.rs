@@ -12,6 +12,7 @@ mod open;
 pub use ghost::GhostError;
 pub use names::NameError;
 pub use open::OpenError;
+pub(crate) use open::path;
 
 use crate::alone::file_entry;
 use crate::memfd::{self, MemfdInodes};
@@ -262,6 +263,11 @@ impl Files {
     /// Restore: the entry of a named file, where `id` is one.
     pub(crate) fn regular(&self, id: u32) -> Option<proto::RegFileEntry> {
         self.state().planned.regular.get(&id).cloned()
+    }
+
+    /// Restore: the name that a deleted file, by its old device and inode, has for the moment.
+    pub(crate) fn ghost_at(&self, dev: u64, ino: u64) -> Option<PathBuf> {
+        self.state().planned.graves.at(dev, ino)
     }
 
     /// Restore: everything is open. Takes the names away that were made for it, and seals memfds.

@@ -104,10 +104,7 @@ impl Opener<'_> {
         let flags = flags.unwrap_or(entry.flags);
         let fd = match self.remap.map(|remap| (remap.remap_type(), remap.remap_id)) {
             None => open(&path, flags)?,
-            Some((RemapType::Ghost, id)) => {
-                let grave = self.graves.dig(self.store, id, &path)?;
-                if grave.directory { open(&grave.path, flags)? } else { open_as(&grave.path, &path, flags)? }
-            }
+            Some((RemapType::Ghost, id)) => open(&self.graves.surface(self.store, id, &path)?, flags)?,
             Some((RemapType::Linked, id)) => {
                 let linked = self.linked.ok_or_else(|| format!("files.img has no link remap {id:#x}"))?;
                 open_as(&self::path(self.options, &linked.name), &path, flags)?

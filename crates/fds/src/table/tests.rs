@@ -65,7 +65,8 @@ fn deleted_files_keep_holes_names_and_contents() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gone");
     let task = Stopped::after(|| {
-        let file = OpenOptions::new().create(true).read(true).write(true).mode(0o640).open(&path).unwrap();
+        let file =
+            OpenOptions::new().create_new(true).read(true).write(true).mode(0o640).open(&path).unwrap();
         file.write_all_at(b"begin", 0).unwrap();
         file.write_all_at(b"end", 5 << 20).unwrap();
         keep(OpenOptions::new().write(true).open(&path).unwrap(), 6);
@@ -73,14 +74,14 @@ fn deleted_files_keep_holes_names_and_contents() {
         fs::remove_file(&path).unwrap();
         let inner = directory.path().join("directory");
         fs::create_dir(&inner).unwrap();
-        keep(File::open(&inner).unwrap(), 7);
+        keep(File::open(&inner).unwrap(), 18);
         keep(File::create(inner.join("small")).unwrap(), 8);
         fs::remove_dir_all(&inner).unwrap();
         keep(OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(directory.path()).unwrap(), 9);
     });
     let again = round_trip(task, &options());
     assert_eq!(again.link(5), format!("{} (deleted)", path.display()));
-    assert_eq!(again.link(7), format!("{}/directory (deleted)", directory.path().display()));
+    assert_eq!(again.link(18), format!("{}/directory (deleted)", directory.path().display()));
     assert_eq!(again.link(8), format!("{}/directory/small (deleted)", directory.path().display()));
     let (file, other) = (File::from(again.fd(5)), File::from(again.fd(6)));
     assert_eq!(fstat(&file).unwrap().st_ino, fstat(&other).unwrap().st_ino, "one file");
