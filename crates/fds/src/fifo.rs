@@ -3,7 +3,7 @@
 //! In the images a fifo is two entries: itself, and a regular file that holds name, flags and owner.
 
 use crate::alone::{file_entry, missing};
-use crate::pipe_data::{Contents, Stash};
+use crate::pipe_data::{Collected, Stored};
 use crate::{Files, sys};
 use criu_images::{Image, RecordSet, proto};
 use criu_resource::{
@@ -40,18 +40,18 @@ impl FileKind for Fifo {
     }
 
     fn dump<'t>(&'t self, _: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
-        Box::new(FifoDump { files: &self.files, stash: Stash::new(Image::FifoData) })
+        Box::new(FifoDump { files: &self.files, contents: Collected::new(Image::FifoData) })
     }
 
     fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError> {
-        let contents = Contents::load(context.store, Image::FifoData)?;
+        let contents = Stored::load(context.store, Image::FifoData)?;
         Ok(Box::new(FifoRestore { files: &self.files, context, contents, both_ends: Vec::new() }))
     }
 }
 
 struct FifoDump<'t> {
     files: &'t Files,
-    stash: Stash,
+    contents: Collected,
 }
 
 impl FileDump for FifoDump<'_> {
@@ -66,7 +66,7 @@ impl FileDump for FifoDump<'_> {
         let mut file = file_entry(proto::FdTypes::Fifo, d.id);
         file.fifo = Some(proto::FifoEntry { id: d.id, pipe_id, regf_id: Some(name.id) });
         if d.flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32 {
-            self.stash.store(pipe_id, d.fd, records)?;
+            self.contents.store(pipe_id, d.fd, records)?;
         }
         Ok(file)
     }
@@ -83,7 +83,7 @@ impl FileDump for FifoDump<'_> {
 struct FifoRestore<'t> {
     files: &'t Files,
     context: &'t RestoreContext<'t>,
-    contents: Contents,
+    contents: Stored,
     /// Until all are open: so that opening one end does not wait for the other, and data has a place.
     both_ends: Vec<OwnedFd>,
 }

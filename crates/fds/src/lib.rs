@@ -57,6 +57,7 @@ pub use memfd::Memfd;
 pub use observed::Observed;
 pub use pidfd::Pidfd;
 pub use pipe::Pipe;
+pub use pipe_data::PipeContents;
 pub use regular::Regular;
 pub use seats::SeatError;
 pub use signalfd::Signalfd;

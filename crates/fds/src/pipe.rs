@@ -2,16 +2,17 @@
 
 use crate::alone::{file_entry, missing};
 use crate::files::inherited;
-use crate::pipe_data::{Contents, Stash};
+use crate::pipe_data::{Collected, PipeContents, PipeDataError, Stash, Stored};
 use crate::{fown, sys};
 use criu_images::{Image, RecordSet, proto};
 use criu_resource::{
-    BoxError, Descriptor, DumpContext, Fate, FileDump, FileKind, FileRestore, RestoreContext, Slot,
+    BoxError, Descriptor, Dump, DumpContext, Fate, FileDump, FileKind, FileRestore, Restore, RestoreContext,
+    Slot,
 };
 use criu_script::Script;
 use nix::fcntl::OFlag;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// Anonymous pipes (pipe(2)).
@@ -20,6 +21,35 @@ pub struct Pipe;
 
 /// Set where a description was opened through procfs, not made by pipe2(2).
 const REOPENED: u32 = 0o100_000;
+
+/// One pipe alone: its source is the reading end.
+impl Dump for Pipe {
+    type Source<'a> = BorrowedFd<'a>;
+    type Entry = PipeContents;
+    type Error = PipeDataError;
+
+    fn dump(source: BorrowedFd<'_>) -> Result<PipeContents, PipeDataError> {
+        Stash::default().copy(0, source)
+    }
+}
+
+/// One pipe alone: reading end, writing end.
+impl Restore for Pipe {
+    type Entry = PipeContents;
+    type Context<'a> = ();
+    type Object = (OwnedFd, OwnedFd);
+    type Error = PipeDataError;
+
+    fn restore(entry: &PipeContents, (): ()) -> Result<(OwnedFd, OwnedFd), PipeDataError> {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| PipeDataError::Io {
+            pipe: 0,
+            call: "pipe2",
+            source: errno.into(),
+        })?;
+        entry.fill(0, writer.as_fd())?;
+        Ok((reader, writer))
+    }
+}
 
 impl FileKind for Pipe {
     fn name(&self) -> &'static str {
@@ -37,17 +67,17 @@ impl FileKind for Pipe {
     }
 
     fn dump<'t>(&'t self, _: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
-        Box::new(PipeDump { stash: Stash::new(Image::PipesData) })
+        Box::new(PipeDump { contents: Collected::new(Image::PipesData) })
     }
 
     fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError> {
-        let contents = Contents::load(context.store, Image::PipesData)?;
+        let contents = Stored::load(context.store, Image::PipesData)?;
         Ok(Box::new(PipeRestore { context, contents, ends: HashMap::new() }))
     }
 }
 
 struct PipeDump {
-    stash: Stash,
+    contents: Collected,
 }
 
 /// The entry of a description. Its inode number is the pipe's name in the images.
@@ -64,7 +94,7 @@ impl FileDump for PipeDump {
         let mut file = file_entry(proto::FdTypes::Pipe, d.id);
         file.pipe = Some(entry(d));
         if d.flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32 {
-            self.stash.store(d.ino as u32, d.fd, records)?;
+            self.contents.store(d.ino as u32, d.fd, records)?;
         }
         Ok(file)
     }
@@ -88,7 +118,7 @@ struct Ends {
 
 struct PipeRestore<'t> {
     context: &'t RestoreContext<'t>,
-    contents: Contents,
+    contents: Stored,
     /// By the pipe's name: before the first opening only counted.
     ends: HashMap<u32, (usize, Option<Ends>)>,
 }
@@ -149,5 +179,28 @@ impl PipeRestore<'_> {
             self.ends.remove(&pipe.pipe_id);
         }
         Ok(fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alone_with_its_data_which_stays() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&writer, b"some data").unwrap();
+        let contents = <Pipe as Dump>::dump(reader.as_fd()).unwrap();
+        assert_eq!(contents.packets, [b"some data"]);
+        assert_eq!(<Pipe as Dump>::dump(reader.as_fd()).unwrap(), contents, "it is still there");
+        let (again, _writer) = <Pipe as Restore>::restore(&contents, ()).unwrap();
+        assert_eq!(<Pipe as Dump>::dump(again.as_fd()).unwrap(), contents);
+    }
+
+    #[test]
+    fn data_beyond_what_is_allowed_is_an_error() {
+        let contents = PipeContents { size: 4096, packets: vec![vec![1; 4096], vec![2; 4096], vec![3]] };
+        let error = <Pipe as Restore>::restore(&contents, ()).unwrap_err();
+        assert!(matches!(error, PipeDataError::TooLarge { waiting: 8193, copied: 4096, .. }), "{error}");
     }
 }

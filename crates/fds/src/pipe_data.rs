@@ -44,62 +44,49 @@ fn failed(pipe: u32, call: &'static str) -> impl Fn(io::Error) -> PipeDataError 
     move |source| PipeDataError::Io { pipe, call, source }
 }
 
+/// A pipe's buffer: how large it is and what waits in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PipeContents {
+    /// Size of the buffer in bytes; 0 for the usual one.
+    pub size: usize,
+    /// The bytes: one piece, or one for each packet where the pipe holds packets (O_DIRECT). At least one,
+    /// maybe empty.
+    pub packets: Vec<Vec<u8>>,
+}
+
 /// Copies the contents of many pipes through one pipe of criu-rs's own: no further buffers are needed,
 /// whose number the kernel limits for each user.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stash {
-    image: Image,
-    done: HashSet<u32>,
     ends: Option<(File, OwnedFd)>,
 }
 
 impl Stash {
-    /// Nothing copied yet. `image` is where the contents go.
-    pub fn new(image: Image) -> Stash {
-        Stash { image, done: HashSet::new(), ends: None }
-    }
-
-    /// Stores the contents of the pipe whose reading end is `fd`, unless that was done before.
+    /// Copies the contents of the pipe whose reading end is `fd`, and leaves them there. `pipe` names it in
+    /// errors.
     ///
     /// # Errors
     /// [`PipeDataError`].
-    pub fn store(
-        &mut self,
-        pipe: u32,
-        fd: BorrowedFd<'_>,
-        records: &mut RecordSet,
-    ) -> Result<(), PipeDataError> {
-        if !self.done.insert(pipe) {
-            return Ok(());
-        }
-        let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ)
-            .map_err(|errno| failed(pipe, "fcntl(F_GETPIPE_SZ)")(errno.into()))? as usize;
-        for packet in self.packets(pipe, fd, size)? {
-            let entry = PipeDataEntry { pipe_id: pipe, bytes: packet.len() as u32, size: Some(size as u32) };
-            records.push(Record::new(self.image, 0, &entry).with_payload(packet));
-        }
-        Ok(())
-    }
-
-    /// The contents: one piece, or several where the pipe holds packets. At least one, maybe empty.
-    fn packets(&mut self, pipe: u32, fd: BorrowedFd<'_>, size: usize) -> Result<Vec<Vec<u8>>, PipeDataError> {
-        let waiting = sys::waiting(fd).map_err(|errno| failed(pipe, "ioctl(FIONREAD)")(errno.into()))?;
+    pub fn copy(&mut self, pipe: u32, fd: BorrowedFd<'_>) -> Result<PipeContents, PipeDataError> {
+        let call = |call| move |errno: Errno| failed(pipe, call)(errno.into());
+        let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ).map_err(call("fcntl(F_GETPIPE_SZ)"))? as usize;
+        let waiting = sys::waiting(fd).map_err(call("ioctl(FIONREAD)"))?;
         if waiting == 0 {
-            return Ok(vec![Vec::new()]);
+            return Ok(PipeContents { size, packets: vec![Vec::new()] });
         }
         let (reader, writer) = match &self.ends {
             Some(ends) => ends,
             None => {
-                let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-                    .map_err(|errno| failed(pipe, "pipe2")(errno.into()))?;
+                let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+                let (reader, writer) = nix::unistd::pipe2(flags).map_err(call("pipe2"))?;
                 self.ends.insert((File::from(reader), writer))
             }
         };
-        grow(writer.as_fd(), size).map_err(|e| failed(pipe, "fcntl(F_SETPIPE_SZ)")(e.into()))?;
+        grow(writer.as_fd(), size).map_err(call("fcntl(F_SETPIPE_SZ)"))?;
         let copied = match tee(fd, writer, size, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(copied) => copied,
             Err(Errno::EAGAIN) => 0,
-            Err(errno) => return Err(failed(pipe, "tee")(errno.into())),
+            Err(errno) => return Err(call("tee")(errno)),
         };
         // A read ends at a packet's end, however large the buffer.
         let mut packets = Vec::new();
@@ -114,7 +101,41 @@ impl Stash {
         if copied < waiting {
             return Err(PipeDataError::TooLarge { pipe, waiting, size, copied });
         }
-        Ok(packets)
+        Ok(PipeContents { size, packets })
+    }
+}
+
+/// The contents of the pipes of a dump, each stored once.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    image: Image,
+    done: HashSet<u32>,
+    stash: Stash,
+}
+
+impl Collected {
+    /// Nothing yet. `image` is where the contents go.
+    pub fn new(image: Image) -> Collected {
+        Collected { image, done: HashSet::new(), stash: Stash::default() }
+    }
+
+    /// Stores the contents of the pipe whose reading end is `fd`, unless that was done before.
+    pub fn store(
+        &mut self,
+        pipe: u32,
+        fd: BorrowedFd<'_>,
+        records: &mut RecordSet,
+    ) -> Result<(), PipeDataError> {
+        if !self.done.insert(pipe) {
+            return Ok(());
+        }
+        let contents = self.stash.copy(pipe, fd)?;
+        for packet in contents.packets {
+            let size = Some(contents.size as u32);
+            let entry = PipeDataEntry { pipe_id: pipe, bytes: packet.len() as u32, size };
+            records.push(Record::new(self.image, 0, &entry).with_payload(packet));
+        }
+        Ok(())
     }
 }
 
@@ -142,68 +163,70 @@ fn resize(fd: BorrowedFd<'_>, size: usize) -> nix::Result<usize> {
     }
 }
 
-/// The contents of all pipes of a restore.
-#[derive(Debug, Default)]
-pub struct Contents {
-    pipes: HashMap<u32, Vec<(PipeDataEntry, Vec<u8>)>>,
-}
-
-impl Contents {
-    /// Reads them from an image, which may be missing.
+impl PipeContents {
+    /// Sets size and contents of the new pipe whose writing end is `fd`. `pipe` names it in errors.
     ///
     /// # Errors
-    /// Those of reading images.
-    pub fn load(store: &dyn Store, image: Image) -> Result<Contents, criu_images::Error> {
-        let mut contents = Contents::default();
-        let records = match record::read_records(store, image, 0) {
-            Err(error) if error.is_missing() => Vec::new(),
-            other => other?,
-        };
-        for record in records {
-            let entry: PipeDataEntry = record.decode()?;
-            contents.pipes.entry(entry.pipe_id).or_default().push((entry, record.payload));
-        }
-        Ok(contents)
-    }
-
-    /// Sets size and contents of the new pipe whose writing end is `fd`; only once for each pipe.
-    ///
-    /// # Errors
-    /// [`PipeDataError`].
-    pub fn fill(&mut self, pipe: u32, fd: BorrowedFd<'_>) -> Result<(), PipeDataError> {
-        let Some(packets) = self.pipes.remove(&pipe) else { return Ok(()) };
-        let wanted = packets[0].0.size.unwrap_or_default() as usize;
-        let present = fcntl(fd, FcntlArg::F_GETPIPE_SZ)
-            .map_err(|errno| failed(pipe, "fcntl(F_GETPIPE_SZ)")(errno.into()))?
-            as usize;
-        let size = if wanted == 0 || wanted == present {
-            present
-        } else {
-            resize(fd, wanted).map_err(|errno| failed(pipe, "fcntl(F_SETPIPE_SZ)")(errno.into()))?
+    /// [`PipeDataError`]. A buffer that may not be as large as it was is no error while the data fits.
+    pub fn fill(&self, pipe: u32, fd: BorrowedFd<'_>) -> Result<(), PipeDataError> {
+        let call = |call| move |errno: Errno| failed(pipe, call)(errno.into());
+        let present = fcntl(fd, FcntlArg::F_GETPIPE_SZ).map_err(call("fcntl(F_GETPIPE_SZ)"))? as usize;
+        let wanted = self.size;
+        let size = match wanted {
+            0 => present,
+            size if size == present => present,
+            size => resize(fd, size).map_err(call("fcntl(F_SETPIPE_SZ)"))?,
         };
         if size < wanted {
             tracing::warn!(
                 "pipe {pipe}: its buffer of {wanted} bytes becomes one of {size} (no CAP_SYS_RESOURCE)"
             );
         }
-        let mut file = File::from(fd.try_clone_to_owned().map_err(failed(pipe, "dup"))?);
-        let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|errno| failed(pipe, "fcntl")(errno.into()))?;
+        let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(call("fcntl"))?;
+        let set = |flags: i32| sys::set_flags(fd, flags as u32).map_err(call("fcntl(F_SETFL)"));
         // Never wait: what does not fit is an error.
-        let packet_mode = if packets.len() > 1 { libc::O_DIRECT } else { 0 };
-        let set = |flags: i32| {
-            sys::set_flags(fd, flags as u32).map_err(|errno| failed(pipe, "fcntl(F_SETFL)")(errno.into()))
-        };
+        let packet_mode = if self.packets.len() > 1 { libc::O_DIRECT } else { 0 };
         set(flags | libc::O_NONBLOCK | packet_mode)?;
-        let waiting = packets.iter().map(|(_, data)| data.len()).sum();
+        let mut file = File::from(fd.try_clone_to_owned().map_err(failed(pipe, "dup"))?);
+        let waiting = self.packets.iter().map(Vec::len).sum();
         let mut copied = 0;
-        for (_, data) in &packets {
-            let written = file.write_all(data);
+        for packet in &self.packets {
+            let written = file.write_all(packet);
             if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                 return Err(PipeDataError::TooLarge { pipe, waiting, size: wanted, copied });
             }
             written.map_err(failed(pipe, "write"))?;
-            copied += data.len();
+            copied += packet.len();
         }
         set(flags)
+    }
+}
+
+/// The contents of all pipes of a restore.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pipes: HashMap<u32, PipeContents>,
+}
+
+impl Stored {
+    /// Reads them from an image, which may be missing.
+    pub fn load(store: &dyn Store, image: Image) -> Result<Stored, criu_images::Error> {
+        let mut stored = Stored::default();
+        let records = match record::read_records(store, image, 0) {
+            Err(error) if error.is_missing() => Vec::new(),
+            other => other?,
+        };
+        for record in records {
+            let entry: PipeDataEntry = record.decode()?;
+            let contents = stored.pipes.entry(entry.pipe_id).or_default();
+            contents.size = entry.size.unwrap_or_default() as usize;
+            contents.packets.push(record.payload);
+        }
+        Ok(stored)
+    }
+
+    /// Fills the new pipe whose writing end is `fd`; only once for each pipe.
+    pub fn fill(&mut self, pipe: u32, fd: BorrowedFd<'_>) -> Result<(), PipeDataError> {
+        self.pipes.remove(&pipe).map_or(Ok(()), |contents| contents.fill(pipe, fd))
     }
 }
