@@ -1,0 +1,23 @@
+//! Live: descriptors and terminals.
+
+use criu_testkit::Live;
+
+macro_rules! survive {
+    ($($fixture:ident)*) => {
+        $(#[test]
+        fn $fixture() {
+            Live::of(stringify!($fixture)).survives();
+        })*
+    };
+}
+
+survive! {
+    files unlinked_file shared_descriptions
+    pipes pipe_to_child many_pipes
+    own_ptys own_session
+}
+
+#[test]
+fn shell_job() {
+    Live::of("shell_job").on_terminal().options(&["--shell-job"]).survives();
+}

@@ -1,0 +1,17 @@
+//! Live: memory.
+
+use criu_testkit::Live;
+
+macro_rules! survive {
+    ($($fixture:ident)*) => {
+        $(#[test]
+        fn $fixture() {
+            Live::of(stringify!($fixture)).survives();
+        })*
+    };
+}
+
+survive! {
+    private_memory shared_memory heap stack holes copy_on_write advice
+    mapped_files deleted_mapped_files program_image vdso
+}
