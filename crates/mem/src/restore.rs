@@ -292,7 +292,7 @@ fn leftovers(parent: &Task, child: Option<&Task>) -> Vec<VmaEntry> {
     let taken: std::collections::BTreeSet<usize> =
         child.into_iter().flat_map(|child| &child.inherits).map(|shared| shared.parents).collect();
     let early = parent.areas.iter().enumerate().filter(|(index, _)| parent.early[*index]);
-    early.filter(|(index, _)| !taken.contains(index)).map(|(_, area)| area.clone()).collect()
+    early.filter(|(index, _)| !taken.contains(index)).map(|(_, area)| *area).collect()
 }
 
 fn file_id(area: &VmaEntry) -> Result<u32, BoxError> {
