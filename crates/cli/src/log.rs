@@ -7,7 +7,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -25,35 +25,44 @@ pub enum Format {
 }
 
 struct Log {
+    level: LevelFilter,
     format: Format,
     start: Instant,
     /// `None`: stderr.
-    file: Option<Mutex<BufWriter<File>>>,
+    file: Option<BufWriter<File>>,
 }
 
-static LOG: OnceLock<Log> = OnceLock::new();
+static LOG: Mutex<Option<Log>> = Mutex::new(None);
 
-/// Starts the log; call it once. `verbosity` is that of `-v`: 0 to 4.
+fn log() -> MutexGuard<'static, Option<Log>> {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a log in place of the one before. `verbosity` is that of `-v`: 0 to 4.
 pub fn start(file: Option<File>, verbosity: u8, format: Format) {
-    let level = match (verbosity, &file) {
-        (0, _) => LevelFilter::OFF,
-        (1, _) => LevelFilter::ERROR,
-        (2, _) => LevelFilter::WARN,
-        (3, _) => LevelFilter::INFO,
+    flush();
+    let level = match verbosity {
+        0 => LevelFilter::OFF,
+        1 => LevelFilter::ERROR,
+        2 => LevelFilter::WARN,
+        3 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };
-    let file = file.map(|file| Mutex::new(BufWriter::with_capacity(64 << 10, file)));
-    if LOG.set(Log { format, start: Instant::now(), file }).is_ok() {
-        let subscriber = registry().with(Lines.with_filter(level));
-        // Only a second call fails, and that one was left out above.
-        let _ = tracing::subscriber::set_global_default(subscriber);
-    }
+    let file = file.map(|file| BufWriter::with_capacity(64 << 10, file));
+    *log() = Some(Log { level, format, start: Instant::now(), file });
+    // Fails when an earlier call has done it.
+    let _ = tracing::subscriber::set_global_default(registry().with(Lines));
+}
+
+/// Whether there is a log yet.
+pub fn started() -> bool {
+    log().is_some()
 }
 
 /// Writes out what is buffered: before a fork, and before the end.
 pub fn flush() {
-    if let Some(Log { file: Some(file), .. }) = LOG.get() {
-        let _ = file.lock().unwrap_or_else(PoisonError::into_inner).flush(); // nowhere left to report it
+    if let Some(Log { file: Some(file), .. }) = &mut *log() {
+        let _ = file.flush(); // nowhere left to report it
     }
 }
 
@@ -61,16 +70,16 @@ struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(log) = LOG.get() else { return };
+        let mut log = log();
+        let Some(log) = log.as_mut().filter(|log| *event.metadata().level() <= log.level) else { return };
         let mut text = Text::default();
         event.record(&mut text);
         let line = log.line(event, &text);
         let urgent = *event.metadata().level() == Level::ERROR;
         // A full disk is no reason to fail a dump: its images would say so themselves.
-        let _ = match &log.file {
+        let _ = match &mut log.file {
             None => io::stderr().write_all(line.as_bytes()),
             Some(file) => {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 file.write_all(line.as_bytes()).and_then(|()| if urgent { file.flush() } else { Ok(()) })
             }
         };

@@ -1,5 +1,7 @@
 //! criu-rs: checkpoint and restore of Linux process trees.
 
+mod actions;
+mod backend;
 mod check;
 mod convert;
 mod dump;
@@ -8,6 +10,8 @@ mod resources;
 mod restore;
 mod workplace;
 
+use anyhow::{Context, Result};
+use backend::CommandLine;
 use criu_config::args::{self, Invocation, Request};
 use criu_config::{Command, Config, LogFormat, Options, Sources};
 use std::io::{self, IsTerminal, Write};
@@ -39,31 +43,64 @@ fn run(invocation: &Invocation) -> u8 {
         Ok(config) => config,
         Err(error) => return complain(&error.problems),
     };
-    if invocation.command == Command::ConfigShow {
-        return print(&match invocation.json {
-            true => format!("{:#}\n", config.provenance.to_json()),
-            false => config.provenance.to_text(io::stdout().is_terminal()),
-        });
-    }
-    let place = match Workplace::open(&config.options) {
-        Ok(place) => place,
-        Err(error) => return complain(&[one_line(&error)]),
+    let result = match invocation.command {
+        Command::ConfigShow => return show(invocation, &config),
+        Command::Swrk => serve_client(invocation, &sources, &config.options),
+        _ => act(invocation, &sources, &config),
     };
-    let result = start_log(&config, &place).and_then(|()| act(invocation, &config, &place));
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            report(&error, &config.options);
-            1
-        }
+    result.unwrap_or_else(|error| {
+        report(&error, &config.options);
+        1
+    })
+}
+
+fn show(invocation: &Invocation, config: &Config) -> u8 {
+    print(&match invocation.json {
+        true => format!("{:#}\n", config.provenance.to_json()),
+        false => config.provenance.to_text(io::stdout().is_terminal()),
+    })
+}
+
+/// `swrk FD`. Each request brings its own directories and its own log.
+fn serve_client(invocation: &Invocation, sources: &Sources, options: &Options) -> Result<u8> {
+    log::start(None, options.verbosity, log::Format::Text);
+    let fd = invocation.operands.first().and_then(|fd| fd.to_str()?.parse().ok());
+    let fd = fd.context("swrk needs the number of an inherited socket")?;
+    Ok(if criu_rpc::swrk(fd, sources, &CommandLine)? { 0 } else { 1 })
+}
+
+fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8> {
+    let options = &config.options;
+    let place = Workplace::open(options)?;
+    open_log(options, &place)?;
+    config.log_lines().iter().for_each(|line| tracing::info!("config: {line}"));
+    config.warnings.iter().for_each(|line| tracing::warn!("config: {line}"));
+    match invocation.command {
+        Command::Dump => dump::run(options, &place),
+        Command::Restore => restore::run(options, &place, &invocation.operands),
+        Command::Check => check::run(options),
+        Command::Service => match criu_rpc::service(options, sources, &CommandLine)? {},
+        other => anyhow::bail!("the command `{other}` is not supported yet"),
     }
+}
+
+/// Starts the log that the options ask for.
+fn open_log(options: &Options, place: &Workplace) -> Result<()> {
+    let format = match options.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let file = options.log_file.as_ref().map(|path| place.create_log(path, options.log_pid)).transpose()?;
+    log::start(file, options.verbosity, format);
+    tracing::info!("criu-rs {}", env!("CARGO_PKG_VERSION"));
+    Ok(())
 }
 
 /// Logs an error in one line; with a log file, stderr has it too.
 fn report(error: &anyhow::Error, options: &Options) {
     let text = one_line(error);
     tracing::error!("{text}");
-    if options.log_file.is_some() {
+    if options.log_file.is_some() || !log::started() {
         complain(&[text]);
     }
 }
@@ -75,30 +112,6 @@ fn one_line(error: &anyhow::Error) -> String {
         said if said.contains(&cause) => text,
         said => format!("{said}: {cause}"),
     })
-}
-
-fn act(invocation: &Invocation, config: &Config, place: &Workplace) -> anyhow::Result<u8> {
-    let options = &config.options;
-    match invocation.command {
-        Command::Dump => dump::run(options, place),
-        Command::Restore => restore::run(options, place, &invocation.operands),
-        Command::Check => check::run(options),
-        other => anyhow::bail!("the command `{other}` is not supported yet"),
-    }
-}
-
-fn start_log(config: &Config, place: &Workplace) -> anyhow::Result<()> {
-    let options = &config.options;
-    let format = match options.log_format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
-    };
-    let file = options.log_file.as_ref().map(|path| place.create_log(path, options.log_pid)).transpose()?;
-    log::start(file, options.verbosity, format);
-    tracing::info!("criu-rs {}", env!("CARGO_PKG_VERSION"));
-    config.log_lines().iter().for_each(|line| tracing::info!("config: {line}"));
-    config.warnings.iter().for_each(|line| tracing::warn!("config: {line}"));
-    Ok(())
 }
 
 fn check_file(path: &Path) -> u8 {

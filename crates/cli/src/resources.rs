@@ -1,7 +1,8 @@
 //! The one list of what can be dumped and restored, in the order in which it is.
 
 use criu_engine::Resources;
-use criu_fds::{Eventfd, Files, Kind, Memfd, Pipe, Regular, Table};
+use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Pipe, Regular, Signalfd};
+use criu_fds::{Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
 use criu_resource::{BoxError, FileKind, RestoreContext, TreeState};
@@ -17,7 +18,13 @@ fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
     kinds.push(Box::new(Memfd::new(files)));
     kinds.push(Box::new(Regular::new(files)));
     kinds.push(Box::new(Pipe));
+    kinds.push(Box::new(Fifo::new(files)));
+    kinds.push(Box::new(Inotify::new(files)));
+    kinds.push(Box::new(Fanotify::new(files)));
     kinds.push(Box::new(Kind::<Eventfd>::new()));
+    kinds.push(Box::new(Kind::<Eventpoll>::new()));
+    kinds.push(Box::new(Kind::<Signalfd>::new()));
+    kinds.push(Box::new(Kind::<Timerfd>::new()));
     kinds
 }
 
@@ -52,18 +59,20 @@ impl Catalog {
 
     /// Tells memory where the vDSO waits.
     pub fn park_vdso(&self, parts: &[(String, u64, u64)]) {
-        let parts = parts.iter().map(|(name, from, len)| Parked { name: name.clone(), from: *from, len: *len });
+        let parts =
+            parts.iter().map(|(name, from, len)| Parked { name: name.clone(), from: *from, len: *len });
         self.memory.set_parked(parts.collect());
     }
 
-    /// Fills in what a dump did with memory.
-    pub fn count(&self, entry: &mut proto::DumpStatsEntry) {
-        let counts = self.memory.counts();
-        entry.pages_scanned = counts.pages_written;
-        entry.pages_written = counts.pages_written;
-        entry.shpages_scanned = Some(counts.shared_pages_written);
+    /// Splits the pages that a dump wrote into those of tasks and those of memory they share.
+    pub fn split_pages(&self, entry: &mut proto::DumpStatsEntry) {
+        let own = self.memory.counts().pages_written;
+        let shared = entry.pages_written - own;
+        entry.pages_scanned = own;
+        entry.pages_written = own;
+        entry.shpages_scanned = Some(shared);
         entry.shpages_skipped_parent = Some(0);
-        entry.shpages_written = Some(counts.shared_pages_written);
+        entry.shpages_written = Some(shared);
     }
 }
 

@@ -1,9 +1,8 @@
 //! `criu-rs restore`.
 
-use crate::{convert, dump::Signals, resources::Catalog, workplace::Workplace};
+use crate::{actions, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
-use criu_images::{Image, StoreExt, magic};
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -13,27 +12,15 @@ use std::os::unix::process::CommandExt;
 
 /// Restores; the exit code.
 pub fn run(options: &Options, place: &Workplace, command: &[OsString]) -> Result<u8> {
-    let store = place.images()?;
-    let catalog = Catalog::new();
-    let tree = catalog.tree();
-    let pipeline = convert::pipeline(options);
-    let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     if options.dry_run {
-        let text = criu_engine::restore::dry_run(&pipeline, catalog.resources(&tree), &park, &store)?;
-        std::io::stdout().write_all(text.as_bytes())?;
+        std::io::stdout().write_all(actions::dry_run(options, place)?.as_bytes())?;
         return Ok(0);
     }
-    let timeout = convert::timeout(options);
-    let restored =
-        criu_engine::restore(&pipeline, catalog.resources(&tree), &park, &store, timeout, &mut Signals)?;
-    place.statistics()?.write_image(Image::Stats, magic::STATS_RESTORE, &[restored.stats.entry()])?;
-    if let Some(path) = &options.pidfile {
-        place.write_pidfile(path, restored.root)?;
-    }
+    let mut hooks = place.hooks(options)?;
+    let restored = actions::restore(options, place, &mut hooks)?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{}", restored.stats)?;
     }
-    tracing::info!("restore: done, root pid {}", restored.root);
     crate::log::flush();
     if options.exec_cmd {
         let mut words = command.iter();

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use criu_config::Options;
 use criu_images::DirStore;
+use criu_rpc::ScriptHooks;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Where images, logs and the pid file lie.
@@ -47,6 +49,12 @@ impl Workplace {
             path.as_mut_os_string().push(format!(".{}", std::process::id()));
         }
         File::create(&path).with_context(|| format!("--log-file {}", path.display()))
+    }
+
+    /// Whoever takes part in a dump or restore of the command line: signals and action scripts.
+    pub fn hooks(&self, options: &Options) -> Result<ScriptHooks> {
+        let images = File::open(&self.images).context("--images-dir")?;
+        Ok(ScriptHooks::new(options.action_script.clone(), images.as_fd(), self.work.clone())?)
     }
 
     /// Writes a pid file, for containers' sake without a line end.

@@ -47,6 +47,7 @@ pub fn dump(
         _ => Fate::Kill,
     };
     write_images(&mut stopped, options, resources, &scratch, hooks, fate, &mut stats)?;
+    stats.counts.pages_written = scratch.pages()?;
     scratch.keep();
     let_go(stopped, fate)?;
     stats.frozen = start.elapsed();
@@ -162,7 +163,8 @@ fn leave_sequences(
     for (task, seized) in tree.tasks.iter_mut().zip(seized) {
         let Some(seized) = seized else { continue };
         for (index, thread) in task.threads.iter_mut().enumerate() {
-            let target = resources.registers.aborted(thread).map_err(Error::of_task("registers", task.pid))?;
+            let target =
+                resources.registers.aborted(thread).map_err(Error::of_task("registers", task.pid))?;
             if let Some(ip) = target {
                 seized.set_ip(index, ip)?;
                 thread.regs = crate::regs::to_words(&seized.threads()[index].regs);

@@ -1,6 +1,6 @@
 //! A store that forgets what was written unless the dump completes.
 
-use criu_images::{ImageReader, ImageWriter, Result, Store};
+use criu_images::{Image, ImageReader, ImageWriter, Result, Store};
 use std::sync::Mutex;
 
 /// Passes everything on and notes the names created; removes those on drop, unless [`Scratch::keep`] was
@@ -14,6 +14,14 @@ pub(crate) struct Scratch<'a> {
 impl<'a> Scratch<'a> {
     pub(crate) fn new(store: &'a dyn Store) -> Scratch<'a> {
         Scratch { store, created: Mutex::new(Vec::new()) }
+    }
+
+    /// How many pages of 4096 bytes lie in the `pages-N.img` that were written.
+    pub(crate) fn pages(&self) -> Result<u64> {
+        let names = self.names();
+        let images =
+            names.iter().filter(|name| matches!(Image::from_file_name(name), Some((Image::Pages, _))));
+        images.map(|name| Ok(self.store.open(name)?.len() / 4096)).sum()
     }
 
     pub(crate) fn keep(self) {

@@ -1,0 +1,61 @@
+//! A dump and a restore as the options say: what the command line and the RPC have in common.
+
+use crate::{convert, resources::Catalog, workplace::Workplace};
+use anyhow::{Context, Result};
+use criu_config::Options;
+use criu_engine::{DumpStats, Hooks, Restored};
+use criu_images::{Image, StoreExt, magic};
+
+/// Dumps the tree below `--tree`.
+pub fn dump(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<DumpStats> {
+    let store = place.new_images()?;
+    let catalog = Catalog::new();
+    let tree = catalog.tree();
+    let pipeline = convert::pipeline(options);
+    let mut stats = criu_engine::dump(root(options)?, &pipeline, catalog.resources(&tree), &store, hooks)?;
+    catalog.split_pages(&mut stats.counts);
+    place.statistics()?.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
+    tracing::info!("dump: done");
+    Ok(stats)
+}
+
+/// The root of the tree to dump.
+pub fn root(options: &Options) -> Result<i32> {
+    let root = options.tree.context("--tree PID is required")?;
+    anyhow::ensure!(root > 0, "--tree {root}: a pid is a positive number");
+    Ok(root)
+}
+
+/// Restores what `--images-dir` holds; writes statistics and the pid file.
+pub fn restore(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<Restored> {
+    let store = place.images()?;
+    let catalog = Catalog::new();
+    let tree = catalog.tree();
+    let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
+    let (pipeline, timeout) = (convert::pipeline(options), convert::timeout(options));
+    let restored = criu_engine::restore(&pipeline, catalog.resources(&tree), &park, &store, timeout, hooks)?;
+    place.statistics()?.write_image(Image::Stats, magic::STATS_RESTORE, &[restored.stats.entry()])?;
+    if let Some(path) = &options.pidfile {
+        place.write_pidfile(path, restored.root)?;
+    }
+    tracing::info!("restore: done, root pid {}", restored.root);
+    Ok(restored)
+}
+
+/// The scripts of a restore in words.
+pub fn dry_run(options: &Options, place: &Workplace) -> Result<String> {
+    let store = place.images()?;
+    let catalog = Catalog::new();
+    let tree = catalog.tree();
+    let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
+    Ok(criu_engine::restore::dry_run(&convert::pipeline(options), catalog.resources(&tree), &park, &store)?)
+}
+
+/// Removes the network lock that a killed dump left.
+pub fn rescue(root: i32) {
+    match criu_net::lock::remove_stale(root) {
+        Ok(true) => tracing::warn!("net: the killed dump's network lock is removed"),
+        Ok(false) => {}
+        Err(error) => tracing::error!("net: the killed dump's network lock stays: {error}"),
+    }
+}
