@@ -91,6 +91,9 @@ pub enum Error {
     /// An image cannot be read.
     #[error(transparent)]
     Image(#[from] criu_images::Error),
+    /// The kernel has no nftables.
+    #[error("this kernel has no nftables ({0}); use --network-lock iptables, or skip")]
+    NoNftables(#[source] Errno),
     /// A tool of the firewall failed.
     #[error("{command} failed: {reason}; use --network-lock nftables")]
     Tool {

@@ -6,6 +6,8 @@
 //! | [`lock`] | the network lock: nftables by netlink, or iptables |
 //! | [`INET`] | TCP, UDP, ping and raw sockets over IPv4 and IPv6 |
 //! | [`UNIX`] | unix sockets |
+//! | [`NETLINK`] | netlink sockets |
+//! | [`PACKET`] | packet sockets |
 //!
 //! [`KINDS`] lists all kinds of open files that this crate provides.
 #![deny(clippy::undocumented_unsafe_blocks)]
@@ -14,7 +16,10 @@ mod address;
 mod error;
 mod inet;
 pub mod lock;
+mod lone;
+mod netlink;
 mod options;
+mod packet;
 mod sys;
 pub mod tcp;
 mod tree;
@@ -22,6 +27,8 @@ mod unix;
 
 pub use error::{Error, Result};
 pub use inet::Inet;
+pub use netlink::Netlink;
+pub use packet::Packet;
 pub use unix::Unix;
 
 use criu_resource::FileKind;
@@ -32,5 +39,11 @@ pub static INET: Inet = Inet;
 /// Unix sockets.
 pub static UNIX: Unix = Unix;
 
+/// Netlink sockets.
+pub static NETLINK: Netlink = Netlink;
+
+/// Packet sockets.
+pub static PACKET: Packet = Packet;
+
 /// All kinds of this crate.
-pub static KINDS: &[&dyn FileKind] = &[&INET, &UNIX];
+pub static KINDS: &[&dyn FileKind] = &[&INET, &UNIX, &NETLINK, &PACKET];

@@ -45,6 +45,23 @@ pub(crate) fn inherited(number: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Binds a packet socket to a device. `protocol` is in network order.
+pub(crate) fn bind_packet(fd: BorrowedFd<'_>, interface: u32, protocol: u16) -> Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: interface as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is a whole `sockaddr_ll`.
+    let answer = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), len) };
+    Errno::result(answer).map(drop).called(format!("bind(packet socket, device {interface})"))
+}
+
 /// Takes a datagram socket's peer away: connect(2) to no address.
 pub(crate) fn disconnect(fd: BorrowedFd<'_>) -> Result<()> {
     let nowhere = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or_default();

@@ -287,3 +287,32 @@ fn a_killed_dump_unlocks() {
         assert!(!criu_net::lock::remove_stale(4715).unwrap());
     });
 }
+
+#[test]
+fn a_connection_that_is_being_made() {
+    in_own_network(|| {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+        use std::os::fd::AsRawFd;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (local, remote) = ("127.0.0.1:12345".parse().unwrap(), listener.local_addr().unwrap());
+        let mut lock = Lock::new(NetworkLock::Nftables, 4716);
+        lock.add(local, remote);
+        lock.apply().unwrap();
+        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        bind(client.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 12345)).unwrap();
+        let target = SockaddrIn::new(127, 0, 0, 1, remote.port());
+        assert_eq!(connect(client.as_raw_fd(), &target), Err(nix::errno::Errno::EINPROGRESS));
+        let before = Connection::dump(client.as_fd()).unwrap();
+        assert_eq!(before.state, State::SynSent);
+        Connection::abandon(client.as_fd()).unwrap();
+        drop(client);
+        let rebuilt = before.build(&SkOptsEntry::default()).unwrap();
+        drop(lock);
+        let mut client = TcpStream::from(rebuilt.resume().unwrap());
+        let (mut server, peer) = listener.accept().unwrap();
+        assert_eq!(peer, local);
+        server.write_all(b"x").unwrap();
+        client.set_nonblocking(false).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 1);
+    });
+}

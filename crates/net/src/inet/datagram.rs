@@ -29,10 +29,7 @@ pub(super) fn dump(dump: &mut InetDump<'_>, basics: &Basics, entry: &mut InetSkE
     if !is_udp(basics.protocol) {
         return Ok(());
     }
-    if dump.diag.is_none() {
-        dump.diag = Some(ask()?);
-    }
-    let seen = dump.diag.as_ref().and_then(|table| table.get(&u64::from(entry.ino)));
+    let seen = dump.seen(entry.ino)?;
     entry.shutdown = Some(match seen.map(|socket| socket.shutdown & 3) {
         Some(1) => SkShutdown::Read,
         Some(2) => SkShutdown::Write,
@@ -46,7 +43,7 @@ fn is_udp(protocol: i32) -> bool {
     matches!(protocol, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE)
 }
 
-fn ask() -> Result<HashMap<u64, InetSocket>> {
+pub(super) fn ask() -> Result<HashMap<u64, InetSocket>> {
     let diag = SockDiag::open().called("socket(NETLINK_SOCK_DIAG)")?;
     let mut table = HashMap::new();
     for protocol in [Protocol::Udp, Protocol::UdpLite] {

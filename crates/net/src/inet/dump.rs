@@ -1,14 +1,14 @@
 //! The dump of all internet sockets of a tree.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use criu_images::{RecordSet, proto};
 use criu_kernel::sockdiag::InetSocket;
 use criu_resource::{BoxError, Descriptor, Fate, FileDump, Options};
 
-use super::{Transport, datagram, ip, stream};
+use super::{Transport, datagram, ip, raw, stream};
 use crate::address;
 use crate::error::{About, Called, Error, Result};
 use crate::lock::Lock;
@@ -23,7 +23,9 @@ pub(super) struct InetDump<'t> {
     lock: Option<Lock>,
     locked: Vec<Locked>,
     /// What sock_diag(7) says of datagram sockets; asked once.
-    pub diag: Option<HashMap<u64, InetSocket>>,
+    diag: Option<HashMap<u64, InetSocket>>,
+    /// Peers of raw sockets, by inode; asked once.
+    pub raw_peers: Option<HashMap<u32, IpAddr>>,
 }
 
 /// A connection that is to end silently when the tree is killed.
@@ -71,7 +73,16 @@ impl Basics {
 
 impl<'t> InetDump<'t> {
     pub fn new(options: &'t Options) -> Self {
-        Self { options, home: Home::default(), lock: None, locked: Vec::new(), diag: None }
+        Self { options, home: Home::default(), lock: None, locked: Vec::new(), diag: None, raw_peers: None }
+    }
+
+    /// What sock_diag(7) says of a datagram socket.
+    pub fn seen(&mut self, inode: u32) -> Result<Option<&InetSocket>> {
+        let table = match self.diag.take() {
+            Some(table) => table,
+            None => datagram::ask()?,
+        };
+        Ok(self.diag.insert(table).get(&inode.into()))
     }
 
     fn check(&mut self, descriptor: &Descriptor<'_>, basics: &Basics) -> Result<()> {
@@ -131,7 +142,7 @@ impl<'t> InetDump<'t> {
         match basics.transport {
             Transport::Tcp => stream::dump(fd, basics, self.options, &mut entry, records)?,
             Transport::Datagram => datagram::dump(self, basics, &mut entry)?,
-            Transport::Raw => entry.state = crate::tcp::State::Closed as u32,
+            Transport::Raw => raw::dump(self, &mut entry)?,
         }
         Ok(entry)
     }

@@ -6,6 +6,7 @@
 mod datagram;
 mod dump;
 mod ip;
+mod raw;
 mod restore;
 mod stream;
 

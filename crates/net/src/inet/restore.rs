@@ -68,8 +68,9 @@ impl<'t> InetRestore<'t> {
             let index = nix::net::if_::if_nametoindex(name.as_str()).called(format!("interface {name}"))?;
             v6.set_scope_id(index);
         }
+        let connected = transport == Transport::Raw && entry.state == State::Established as u32;
         let remote = match entry.dst_port {
-            0 => None,
+            0 if !connected => None,
             port => Some(address::from_words(family, &entry.dst_addr, port)?),
         };
         let connection = match remote {

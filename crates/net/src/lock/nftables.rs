@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::message::{Attributes, Batch, Socket};
 use super::{MARK, Pair, table_name};
-use crate::error::{Called, Result};
+use crate::error::{Called, Error, Result};
 
 /// Accepted for tables from Linux 5.12 on: it goes with the socket that made it.
 const OWNER: u32 = 2;
@@ -43,7 +43,7 @@ pub(super) fn temporary_name(root: i32) -> String {
 
 /// Locks for as long as the answer lives.
 pub(super) fn hold(root: i32, pairs: &[Pair]) -> Result<Held> {
-    let socket = Socket::open().called("socket(NETLINK_NETFILTER)")?;
+    let socket = Socket::open().map_err(Error::NoNftables)?;
     let name = temporary_name(root);
     let stale = table_name(&root.to_string());
     let lock = |flags| {
@@ -56,7 +56,10 @@ pub(super) fn hold(root: i32, pairs: &[Pair]) -> Result<Held> {
     };
     match lock(OWNER) {
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
-            lock(0).called(format!("nftables: new table inet {name}"))?;
+            match lock(0) {
+                Err(errno @ Errno::EOPNOTSUPP) => return Err(Error::NoNftables(errno)),
+                answer => answer.called(format!("nftables: new table inet {name}"))?,
+            }
             Ok(Held { unowned: Some(name), _owner: socket })
         }
         answer => {
