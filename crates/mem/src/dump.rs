@@ -17,12 +17,15 @@ use std::collections::HashMap;
 use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Mutex;
 
 /// Everything about one task's memory that is known from outside.
 pub(crate) struct TaskMemory {
     pid: i32,
     ns_pid: i32,
     mm: MmEntry,
+    areas: Vec<Area>,
+    guards: Vec<VmaEntry>,
     runs: Vec<Run>,
     shared: Vec<shmem::Mapping>,
 }
@@ -32,6 +35,8 @@ pub(crate) struct Dump<'t> {
     context: &'t DumpContext<'t>,
     memory: &'t Memory,
     tasks: HashMap<i32, TaskMemory>,
+    /// Asked for when a task is: by then every resource has started its dump.
+    files: Mutex<Files<'t>>,
     shared: Vec<shmem::Object>,
 }
 
@@ -44,27 +49,20 @@ impl<'t> Dump<'t> {
         let shmem = shmem::device()?;
         let alive: Vec<_> = tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))).collect();
         let scanned = scan_all(&alive, shmem)?;
-        let mut files = Files { memory, known: HashMap::new() };
-        let mut tasks = HashMap::new();
-        for (task, (mut found, areas)) in alive.iter().zip(scanned) {
-            let proc = ProcDir::open(Pid::from_raw(task.pid))?;
-            files.name(&proc, task.pid, &mut found, areas)?;
-            tasks.insert(task.pid, found);
-        }
+        let tasks: HashMap<i32, TaskMemory> = scanned.into_iter().map(|found| (found.pid, found)).collect();
         let mut objects = shmem::Objects::default();
         for task in &alive {
             for mapping in &tasks[&task.pid].shared {
                 objects.add(task.pid, mapping)?;
             }
         }
-        Ok(Dump { context, memory, tasks, shared: objects.finish()? })
+        let files = Mutex::new(Files { memory, known: HashMap::new() });
+        Ok(Dump { context, memory, tasks, files, shared: objects.finish()? })
     }
 }
 
-type Scanned = (TaskMemory, Vec<Area>);
-
 /// Reads the areas of all tasks, several tasks at a time.
-fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<Scanned>, BoxError> {
+fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<TaskMemory>, BoxError> {
     if tasks.len() < 4 {
         return tasks.iter().map(|task| scan(task.pid, task.ns_pid, shmem)).collect();
     }
@@ -73,21 +71,20 @@ fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<Scanned>
     pids.par_iter().map(|&(pid, ns_pid)| scan(pid, ns_pid, shmem)).collect()
 }
 
-fn scan(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<Scanned, BoxError> {
+fn scan(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
     let proc = ProcDir::open(Pid::from_raw(pid))?;
     let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
     let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
     let areas = vma::classify(pid, shmem, maps)?;
-    let mut mm = mm::read(&proc)?;
+    let mm = mm::read(&proc)?;
     let (runs, guards) = page_runs(pid, &areas)?;
-    mm.vmas = guards;
     let shared = areas
         .iter()
         .map(|area| &area.entry)
         .filter(|entry| status::is(entry, status::ANON_SHARED))
         .map(shmem::Mapping::from)
         .collect();
-    Ok((TaskMemory { pid, ns_pid, mm, runs, shared }, areas))
+    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared })
 }
 
 /// The pages to be stored of a task, and its guard pages.
@@ -158,30 +155,26 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn name(
-        &mut self,
-        proc: &ProcDir,
-        pid: i32,
-        found: &mut TaskMemory,
-        areas: Vec<Area>,
-    ) -> Result<(), BoxError> {
-        let guards = std::mem::take(&mut found.mm.vmas);
-        let mut previous: Option<(FileKey, u32)> = None;
-        for Area { mut entry, file } in areas {
+    /// Fills in the areas, and the executable.
+    fn name(&mut self, found: &TaskMemory, mm: &mut MmEntry) -> Result<(), BoxError> {
+        let pid = found.pid;
+        let proc = ProcDir::open(Pid::from_raw(pid))?;
+        let mut previous: Option<(&FileKey, u32)> = None;
+        for Area { entry, file } in &found.areas {
+            let mut entry = *entry;
             if let Some(key) = file {
-                let id = match &previous {
-                    Some((last, id)) if *last == key => *id,
-                    _ => self.id(proc, pid, &key, &entry)?,
+                let id = match previous {
+                    Some((last, id)) if last == key => id,
+                    _ => self.id(&proc, pid, key, &entry)?,
                 };
                 entry.shmid = id.into();
                 previous = Some((key, id));
             }
-            found.mm.vmas.push(entry);
+            mm.vmas.push(entry);
         }
-        found.mm.vmas.extend(guards);
+        mm.vmas.extend(&found.guards);
         let exe = proc.open_file("exe", OFlag::O_PATH)?;
-        let link = proc.read_link("exe")?;
-        found.mm.exe_file_id = self.memory.files.id_of(pid, exe.as_fd(), &link)?;
+        mm.exe_file_id = self.memory.files.id_of(pid, exe.as_fd(), &proc.read_link("exe")?)?;
         Ok(())
     }
 
@@ -212,9 +205,10 @@ impl Files<'_> {
 impl TreeDump for Dump<'_> {
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError> {
         let found = self.tasks.get(&task.pid).ok_or("the task was not there when its memory was read")?;
+        let mut mm = found.mm.clone();
+        self.files.lock().unwrap_or_else(|e| e.into_inner()).name(found, &mut mm)?;
         let question = Question::ask(script);
         Ok(Box::new(move |outcome, images| {
-            let mut mm = found.mm.clone();
             question.answer(outcome, &mut mm);
             images.records.push(Record::new(Image::Mm, found.ns_pid as u64, &mm));
             Ok(())

@@ -8,6 +8,7 @@
 //! | [`vma`] | what each area is: from `/proc/PID/smaps` to `vma_entry` |
 //! | [`status`] | the bits of `vma_entry.status` |
 //! | [`pages`] | which pages are stored, and the transfer |
+//! | `read` | reading them, from outside |
 //! | [`shmem`] | shared anonymous memory |
 //! | [`mm`] | the fields of the address space |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
@@ -31,6 +32,7 @@ pub mod vdso;
 pub mod vma;
 
 mod dump;
+mod read;
 mod restore;
 mod seat;
 

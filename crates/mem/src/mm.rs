@@ -18,7 +18,6 @@ const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 pub fn read(proc: &ProcDir) -> ProcResult<MmEntry> {
     let stat = proc.stat()?;
     let auxv = proc.read("auxv")?;
-    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
     Ok(MmEntry {
         mm_start_code: stat.start_code,
         mm_end_code: stat.end_code,
@@ -30,9 +29,16 @@ pub fn read(proc: &ProcDir) -> ProcResult<MmEntry> {
         mm_arg_end: stat.arg_end,
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
-        mm_saved_auxv: auxv.as_chunks().0.iter().map(word).collect(),
+        mm_saved_auxv: auxv_words(&auxv),
         ..MmEntry::default()
     })
+}
+
+/// The vector up to its end mark. The kernel shows the unused rest too, which readers of images may refuse.
+fn auxv_words(bytes: &[u8]) -> Vec<u64> {
+    let words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect::<Vec<_>>();
+    let end = words.chunks(2).position(|pair| pair[0] == libc::AT_NULL).map_or(words.len(), |at| 2 * at + 2);
+    words[..end.min(words.len())].to_vec()
 }
 
 /// Steps that ask a task for the rest.

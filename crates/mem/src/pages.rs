@@ -4,12 +4,11 @@
 //! fill one image. Pages that hold nothing but zeros are left out of the file as holes.
 
 use crate::error::Error;
+use crate::read::Reader;
 use criu_images::pagemap::{self, Pagemap};
 use criu_images::{Image, ImageWriter, Store};
-use criu_kernel::Pid;
-use criu_kernel::memory::{self, RemoteRange};
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
@@ -34,6 +33,18 @@ pub struct Run {
     pub end: u64,
     /// Whether the area can be read as such; otherwise only procfs's `mem` reads it.
     pub readable: bool,
+}
+
+impl Run {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Whether it has no page.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Where pages come from.
@@ -160,10 +171,11 @@ fn store_one(
     let name = Image::Pages.file_name(job.pages_id.into());
     let mut writer = store.create(&name)?;
     let units = job.units();
+    let reader = Reader::open(&job.source)?;
     match writer.as_fd().map(|fd| fd.try_clone_to_owned()).transpose()? {
         None => {
             for (_, runs) in &units {
-                copy(job, runs, buffer, &mut |bytes| {
+                copy(&reader, runs, buffer, &mut |bytes| {
                     writer.write_all(bytes).map_err(|source| Error::Write { image: name.clone(), source })
                 })?;
             }
@@ -177,7 +189,7 @@ fn store_one(
                     let next = last.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some((offset, runs)) = units.get(next) else { return Ok(()) };
                     let mut at = *offset;
-                    copy(job, runs, buffer, &mut |bytes| {
+                    copy(&reader, runs, buffer, &mut |bytes| {
                         write_sparsely(&file, bytes, at).map_err(failed)?;
                         at += bytes.len() as u64;
                         Ok(())
@@ -219,7 +231,7 @@ fn is_zero(page: &[u8]) -> bool {
 
 /// Reads the runs, a buffer at a time, and gives the bytes on.
 fn copy(
-    job: &Job,
+    reader: &Reader<'_>,
     runs: &[Run],
     buffer: &mut Vec<u8>,
     give: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
@@ -234,7 +246,7 @@ fn copy(
             batch.push(Run { start, end: start + len, ..*run });
             (start, filled) = (start + len, filled + len);
             if filled == BUFFER as u64 {
-                read(job, &batch, &mut buffer[..])?;
+                reader.read(&batch, &mut buffer[..])?;
                 give(&buffer[..])?;
                 batch.clear();
                 filled = 0;
@@ -243,83 +255,8 @@ fn copy(
     }
     if filled > 0 {
         let bytes = &mut buffer[..filled as usize];
-        read(job, &batch, bytes)?;
+        reader.read(&batch, bytes)?;
         give(bytes)?;
-    }
-    Ok(())
-}
-
-fn read(job: &Job, runs: &[Run], mut buffer: &mut [u8]) -> Result<(), Error> {
-    let pid = match &job.source {
-        Source::Task(pid) => *pid,
-        Source::Shared(shmid, file) => {
-            for run in runs {
-                let (part, rest) = buffer.split_at_mut((run.end - run.start) as usize);
-                file.read_exact_at(part, run.start).map_err(|source| Error::Shared {
-                    shmid: *shmid,
-                    call: "pread",
-                    source,
-                })?;
-                buffer = rest;
-            }
-            return Ok(());
-        }
-    };
-    for group in runs.chunk_by(|a, b| a.readable == b.readable) {
-        let len: u64 = group.iter().map(|run| run.end - run.start).sum();
-        let (part, rest) = buffer.split_at_mut(len as usize);
-        if group[0].readable {
-            read_task(pid, group, part)?;
-        } else {
-            read_hidden(pid, group, part)?;
-        }
-        buffer = rest;
-    }
-    Ok(())
-}
-
-/// Reads areas that the task itself can read.
-fn read_task(pid: i32, runs: &[Run], buffer: &mut [u8]) -> Result<(), Error> {
-    let remote: Vec<RemoteRange> = runs
-        .iter()
-        .map(|run| RemoteRange { address: run.start, len: (run.end - run.start) as usize })
-        .collect();
-    let done = match memory::read_vectored(Pid::from_raw(pid), &mut [IoSliceMut::new(buffer)], &remote) {
-        Ok(done) => done,
-        Err(nix::errno::Errno::EFAULT) => 0,
-        Err(errno) => {
-            let address = runs[0].start;
-            return Err(Error::Call { pid, call: "process_vm_readv", address, source: errno.into() });
-        }
-    };
-    // What could not be read that way, procfs may still read.
-    let mut skip = done as u64;
-    let mut rest = Vec::new();
-    for run in runs {
-        let len = run.end - run.start;
-        if skip < len {
-            rest.push(Run { start: run.start + skip, ..*run });
-        }
-        skip = skip.saturating_sub(len);
-    }
-    read_hidden(pid, &rest, &mut buffer[done..])
-}
-
-/// Reads areas that the task cannot read at the moment (PROT_NONE).
-fn read_hidden(pid: i32, runs: &[Run], mut buffer: &mut [u8]) -> Result<(), Error> {
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let call = |call, address, source| Error::Call { pid, call, address, source };
-    let memory = File::open(format!("/proc/{pid}/mem"))
-        .map_err(|source| call("open(/proc/PID/mem)", runs[0].start, source))?;
-    for run in runs {
-        let (part, rest) = buffer.split_at_mut((run.end - run.start) as usize);
-        memory.read_exact_at(part, run.start).map_err(|source| match source.raw_os_error() {
-            Some(libc::EIO | libc::EFAULT) | None => Error::Unreadable { pid, address: run.start },
-            _ => call("pread(/proc/PID/mem)", run.start, source),
-        })?;
-        buffer = rest;
     }
     Ok(())
 }
