@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// The largest request that is read: thousands of times what clients send.
-pub(crate) const MAX_MESSAGE: usize = 4 << 20;
+pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 
 /// `cr_errmsg` is cut here: clients read replies into buffers of 1024 bytes.
 const MAX_ERROR: usize = 768;

@@ -57,9 +57,8 @@ impl Session<'_> {
     /// Does what is asked and replies.
     pub fn handle(&self, message: &Message) -> Done {
         let Some(kind) = message.kind() else {
-            let number = message.request.r#type;
-            return self
-                .answer(Kind::Empty, Err(Failure::bad_request(format!("no request has type {number}"))));
+            let failure = Failure::bad_request(format!("no request has type {}", message.request.r#type));
+            return Done { next: Next::End, ..self.answer(Kind::Empty, Err(failure)) };
         };
         tracing::debug!("rpc: request {}", kind.as_str_name());
         let keep_open = message.request.keep_open == Some(true);
