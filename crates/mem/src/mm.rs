@@ -34,11 +34,14 @@ pub fn read(proc: &ProcDir) -> ProcResult<MmEntry> {
     })
 }
 
-/// The vector up to its end mark. The kernel shows the unused rest too, which readers of images may refuse.
+/// The vector without its end mark and what follows: the kernel adds that itself, and the reference has room
+/// for 44 words, which is what is left here.
 fn auxv_words(bytes: &[u8]) -> Vec<u64> {
-    let words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect::<Vec<_>>();
-    let end = words.chunks(2).position(|pair| pair[0] == libc::AT_NULL).map_or(words.len(), |at| 2 * at + 2);
-    words[..end.min(words.len())].to_vec()
+    let pairs = bytes.as_chunks::<16>().0.iter().map(|pair| {
+        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| pair[at + i]));
+        [word(0), word(8)]
+    });
+    pairs.take_while(|pair| pair[0] != libc::AT_NULL).flatten().collect()
 }
 
 /// Steps that ask a task for the rest.

@@ -80,7 +80,10 @@ pub(crate) fn write(
     images: Vec<TaskImages>,
     shared: &RecordSet,
 ) -> Result<()> {
-    for (task, images) in tree.tasks.iter().zip(images) {
+    for (task, mut images) in tree.tasks.iter().zip(images) {
+        if let Some(ids) = images.core.ids.take() {
+            store.write_image(Image::Ids, task.ns_pid as u64, &[ids])?;
+        }
         store.write_image(Image::Core, task.ns_pid as u64, &[images.core])?;
         for (thread, core) in task.threads[1.min(task.threads.len())..].iter().zip(images.threads) {
             store.write_image(Image::Core, thread.ns_tid as u64, &[core])?;
