@@ -3,18 +3,16 @@
 use crate::error::{Error, Place};
 use crate::mm::{self, Question};
 use crate::pages::{self, Job, Run, Source};
-use crate::vma::{self, Area, FileKey};
-use crate::{Memory, shmem, status};
+use crate::vma::{Area, FileKey};
+use crate::{Memory, scan, shmem, status};
 use criu_images::proto::{MmEntry, VmaEntry};
 use criu_images::{Image, Record, RecordSet};
-use criu_kernel::pagemap::{Category, Filter, PageMap};
+use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
-use criu_kernel::{Pid, procmap};
 use criu_resource::{Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, TreeDump};
 use criu_script::Script;
 use nix::fcntl::OFlag;
 use std::collections::HashMap;
-use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -64,20 +62,18 @@ impl<'t> Dump<'t> {
 /// Reads the areas of all tasks, several tasks at a time.
 fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<TaskMemory>, BoxError> {
     if tasks.len() < 4 {
-        return tasks.iter().map(|task| scan(task.pid, task.ns_pid, shmem)).collect();
+        return tasks.iter().map(|task| scan_one(task.pid, task.ns_pid, shmem)).collect();
     }
     let pids: Vec<_> = tasks.iter().map(|task| (task.pid, task.ns_pid)).collect();
     use rayon::prelude::*;
-    pids.par_iter().map(|&(pid, ns_pid)| scan(pid, ns_pid, shmem)).collect()
+    pids.par_iter().map(|&(pid, ns_pid)| scan_one(pid, ns_pid, shmem)).collect()
 }
 
-fn scan(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
+fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
     let proc = ProcDir::open(Pid::from_raw(pid))?;
-    let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
-    let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
-    let areas = vma::classify(pid, shmem, maps)?;
+    let areas = scan::areas(&proc, pid, shmem)?;
     let mm = mm::read(&proc)?;
-    let (runs, guards) = page_runs(pid, &areas)?;
+    let (runs, guards) = scan::page_runs(pid, &areas)?;
     let shared = areas
         .iter()
         .map(|area| &area.entry)
@@ -85,67 +81,6 @@ fn scan(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError
         .map(shmem::Mapping::from)
         .collect();
     Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared })
-}
-
-/// The pages to be stored of a task, and its guard pages.
-fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), BoxError> {
-    let scanned: Vec<&VmaEntry> = areas
-        .iter()
-        .map(|area| &area.entry)
-        .filter(|entry| !status::is_special(entry) && status::is(entry, status::REGULAR))
-        .collect();
-    let ranges: Vec<_> = scanned.iter().map(|entry| entry.start..entry.end).collect();
-    let pagemap = PageMap::open(Pid::from_raw(pid)).map_err(|source| Error::Call {
-        pid,
-        call: "open(/proc/PID/pagemap)",
-        address: 0,
-        source,
-    })?;
-    let filter = Filter {
-        all: Category::ZERO,
-        any: Category::PRESENT | Category::SWAPPED,
-        inverted: Category::ZERO,
-        report: Category::FILE | guard_category(&pagemap),
-    };
-    let mut runs: Vec<Run> = Vec::new();
-    let mut guards = Vec::new();
-    for found in pagemap.scan_ranges(&ranges, filter) {
-        let (index, range) =
-            found.map_err(|source| Error::Call { pid, call: "PAGEMAP_SCAN", address: 0, source })?;
-        let entry = scanned[index];
-        if range.is.contains(Category::GUARD) {
-            guards.push(guard(range.start, range.end));
-            continue;
-        }
-        let of_file = status::is(entry, status::FILE_PRIVATE) && range.file();
-        if !status::is_private(entry) || of_file {
-            continue;
-        }
-        let readable = entry.prot & libc::PROT_READ as u32 != 0;
-        match runs.last_mut() {
-            Some(last) if last.end == range.start && last.readable == readable => last.end = range.end,
-            _ => runs.push(Run { start: range.start, end: range.end, readable }),
-        }
-    }
-    // The vDSO is kept whole, so that a restore can tell whether it has the same one.
-    for entry in areas.iter().map(|area| &area.entry).filter(|entry| status::is(entry, status::VDSO)) {
-        let at = runs.partition_point(|run| run.start < entry.start);
-        runs.insert(at, Run { start: entry.start, end: entry.end, readable: true });
-    }
-    Ok((runs, guards))
-}
-
-/// `GUARD` where the kernel knows the word (Linux 6.16).
-fn guard_category(pagemap: &PageMap) -> Category {
-    let filter = Filter { report: Category::GUARD, ..Filter::default() };
-    match pagemap.scan(0..pages::PAGE, filter).next() {
-        Some(Err(_)) => Category::empty(),
-        _ => Category::GUARD,
-    }
-}
-
-fn guard(start: u64, end: u64) -> VmaEntry {
-    VmaEntry { start, end, status: status::GUARD, ..VmaEntry::default() }
 }
 
 /// Gives mapped files their ids, each file once.

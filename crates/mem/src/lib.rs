@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`vma`] | what each area is: from `/proc/PID/smaps` to `vma_entry` |
 //! | [`status`] | the bits of `vma_entry.status` |
-//! | [`pages`] | which pages are stored, and the transfer |
+//! | [`scan`] | which areas and pages there are |
+//! | [`pages`] | the transfer of pages to images |
 //! | `read` | reading them, from outside |
 //! | [`shmem`] | shared anonymous memory |
 //! | [`mm`] | the fields of the address space |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod layout;
 pub mod mm;
 pub mod pages;
+pub mod scan;
 pub mod shmem;
 pub mod status;
 pub mod vdso;

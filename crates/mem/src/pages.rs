@@ -1,4 +1,4 @@
-//! From memory to a pages image: which pages, and the transfer.
+//! From memory to a pages image.
 //!
 //! Pages keep their place in the image, known before the first byte is read, so that several workers can
 //! fill one image. Pages that hold nothing but zeros are left out of the file as holes.

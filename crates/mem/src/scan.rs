@@ -1,0 +1,91 @@
+//! What a frozen task's memory consists of, seen from outside.
+
+use crate::error::Error;
+use crate::pages::{self, Run};
+use crate::status;
+use crate::vma::{self, Area};
+use criu_images::proto::VmaEntry;
+use criu_kernel::pagemap::{Category, Filter, PageMap};
+use criu_kernel::proc::ProcDir;
+use criu_kernel::{Pid, procmap};
+use criu_resource::BoxError;
+use std::io::BufReader;
+
+/// The areas of task `pid`, whose directory in procfs is `proc`. `shmem` is what [`crate::shmem::device`]
+/// says.
+///
+/// # Errors
+/// Those of reading `/proc/PID/smaps`, and [`Error::Unsupported`].
+pub fn areas(proc: &ProcDir, pid: i32, shmem: (u32, u32)) -> Result<Vec<Area>, BoxError> {
+    let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
+    let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
+    Ok(vma::classify(pid, shmem, maps)?)
+}
+
+/// The pages to be stored of a task, and its guard pages: one pass over the page tables.
+///
+/// Private pages are stored that are in memory or swap, but for those that a file or the kernel's page of
+/// zeros stands for. PAGEMAP_SCAN, Linux 6.7; before that, every word of `/proc/PID/pagemap` is read. Guard pages
+/// (MADV_GUARD_INSTALL, Linux 6.13) are only told from others since Linux 6.16.
+///
+/// # Errors
+/// Those of reading `/proc/PID/pagemap`.
+pub fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), Error> {
+    let scanned: Vec<&VmaEntry> = areas
+        .iter()
+        .map(|area| &area.entry)
+        .filter(|entry| !status::is_special(entry) && status::is(entry, status::REGULAR))
+        .collect();
+    let ranges: Vec<_> = scanned.iter().map(|entry| entry.start..entry.end).collect();
+    let pagemap = PageMap::open(Pid::from_raw(pid)).map_err(|source| Error::Call {
+        pid,
+        call: "open(/proc/PID/pagemap)",
+        address: 0,
+        source,
+    })?;
+    let filter = Filter {
+        all: Category::ZERO,
+        any: Category::PRESENT | Category::SWAPPED,
+        inverted: Category::ZERO,
+        report: Category::FILE | guard_category(&pagemap),
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    let mut guards = Vec::new();
+    for found in pagemap.scan_ranges(&ranges, filter) {
+        let (index, range) =
+            found.map_err(|source| Error::Call { pid, call: "PAGEMAP_SCAN", address: 0, source })?;
+        let entry = scanned[index];
+        if range.is.contains(Category::GUARD) {
+            guards.push(guard(range.start, range.end));
+            continue;
+        }
+        let of_file = status::is(entry, status::FILE_PRIVATE) && range.file();
+        if !status::is_private(entry) || of_file {
+            continue;
+        }
+        let readable = entry.prot & libc::PROT_READ as u32 != 0;
+        match runs.last_mut() {
+            Some(last) if last.end == range.start && last.readable == readable => last.end = range.end,
+            _ => runs.push(Run { start: range.start, end: range.end, readable }),
+        }
+    }
+    // The vDSO is kept whole, so that a restore can tell whether it has the same one.
+    for entry in areas.iter().map(|area| &area.entry).filter(|entry| status::is(entry, status::VDSO)) {
+        let at = runs.partition_point(|run| run.start < entry.start);
+        runs.insert(at, Run { start: entry.start, end: entry.end, readable: true });
+    }
+    Ok((runs, guards))
+}
+
+/// `GUARD` where the kernel knows the word (Linux 6.16).
+fn guard_category(pagemap: &PageMap) -> Category {
+    let filter = Filter { report: Category::GUARD, ..Filter::default() };
+    match pagemap.scan(0..pages::PAGE, filter).next() {
+        Some(Err(_)) => Category::empty(),
+        _ => Category::GUARD,
+    }
+}
+
+fn guard(start: u64, end: u64) -> VmaEntry {
+    VmaEntry { start, end, status: status::GUARD, ..VmaEntry::default() }
+}
