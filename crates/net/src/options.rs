@@ -138,22 +138,16 @@ pub(crate) fn restore(fd: BorrowedFd<'_>, options: &SkOptsEntry) -> Result<()> {
     Ok(())
 }
 
-/// Lets the address be shared, so that the order of binding does not matter.
-pub(crate) fn share_address(fd: BorrowedFd<'_>, options: &SkOptsEntry) -> Result<()> {
+/// Lets the address be shared, so that the order of binding does not matter. `port_too` tells that some
+/// socket shares the port by `SO_REUSEPORT`, which all have to have then.
+pub(crate) fn share_address(fd: BorrowedFd<'_>, port_too: bool) -> Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    if options.so_reuseport() {
-        set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    }
-    Ok(())
+    if port_too { set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1) } else { Ok(()) }
 }
 
-/// The value of `SO_REUSEADDR` as it was; for when all sockets are bound.
+/// `SO_REUSEADDR` and `SO_REUSEPORT` as they were; for when all sockets are bound.
 pub(crate) fn settle_address(fd: BorrowedFd<'_>, options: &SkOptsEntry) -> Result<()> {
-    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, options.reuseaddr().into())
-}
-
-/// `SO_REUSEPORT` as it was, where it had no part in binding.
-pub(crate) fn set_reuseport(fd: BorrowedFd<'_>, options: &SkOptsEntry) -> Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, options.reuseaddr().into())?;
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, options.so_reuseport().into())
 }
 

@@ -11,6 +11,8 @@ use crate::error::{Called, Error, Result};
 use crate::lone::{Lone, LoneDump, LoneRestore, foreign};
 use crate::{options, sys};
 
+/// Linux 2.0 had packet sockets of this type.
+const SOCK_PACKET: i32 = 10;
 const SOL_PACKET: i32 = 263;
 const ADD_MEMBERSHIP: i32 = 1;
 const RX_RING: i32 = 5;
@@ -99,7 +101,7 @@ impl Lone for Packet {
     fn check(entry: &proto::FileEntry) -> Result<()> {
         let entry = entry.psk.as_ref().ok_or_else(|| foreign(entry, Self::NAME))?;
         match entry.r#type as i32 {
-            libc::SOCK_RAW | libc::SOCK_DGRAM => Ok(()),
+            libc::SOCK_RAW | libc::SOCK_DGRAM | SOCK_PACKET => Ok(()),
             other => Err(Error::Unsupported(format!("packet socket of type {other}"))),
         }
     }
@@ -108,30 +110,49 @@ impl Lone for Packet {
         let entry = entry.psk.as_ref().ok_or_else(|| foreign(entry, Self::NAME))?;
         let socket = sys::socket(libc::AF_PACKET, entry.r#type as i32, entry.protocol as i32)?;
         let fd = socket.as_fd();
-        if entry.ifindex != 0 {
-            sys::bind_packet(fd, entry.ifindex, entry.protocol as u16)?;
-        }
-        let set = |name, value: u32| options::set(fd, SOL_PACKET, name, value as i32);
-        set(VERSION, entry.version)?;
-        set(RESERVE, entry.reserve)?;
-        set(TIMESTAMP, entry.timestamp)?;
-        set(COPY_THRESH, entry.copy_thresh)?;
-        let values = [entry.aux_data, entry.orig_dev, entry.vnet_hdr, entry.loss];
-        for ((_, name), _) in FLAGS.iter().zip(values).filter(|(_, value)| *value) {
-            set(*name, 1)?;
-        }
-        for member in &entry.mclist {
-            join(fd, member)?;
-        }
-        map_ring(fd, RX_RING, entry.rx_ring.as_ref())?;
-        map_ring(fd, TX_RING, entry.tx_ring.as_ref())?;
-        if let Some(fanout) = entry.fanout.filter(|fanout| *fanout != u32::MAX) {
-            set(FANOUT, fanout)?;
+        if entry.r#type as i32 == SOCK_PACKET {
+            bind_by_name(fd, entry)?;
+        } else {
+            bind(fd, entry)?;
         }
         options::restore(fd, &entry.opts)?;
         options::set_flags(fd, entry.flags, &entry.fown)?;
         Ok(socket)
     }
+}
+
+/// `SOCK_PACKET`, the form of Linux 2.0, knows neither options nor rings.
+fn bind_by_name(fd: BorrowedFd<'_>, entry: &PacketSockEntry) -> Result<()> {
+    if entry.ifindex == 0 {
+        return Ok(());
+    }
+    let name =
+        nix::net::if_::if_indextoname(entry.ifindex).called(format!("if_indextoname({})", entry.ifindex))?;
+    sys::bind_packet_name(fd, name.to_bytes())
+}
+
+fn bind(fd: BorrowedFd<'_>, entry: &PacketSockEntry) -> Result<()> {
+    if entry.ifindex != 0 {
+        sys::bind_packet(fd, entry.ifindex, entry.protocol as u16)?;
+    }
+    let set = |name, value: u32| options::set(fd, SOL_PACKET, name, value as i32);
+    set(VERSION, entry.version)?;
+    set(RESERVE, entry.reserve)?;
+    set(TIMESTAMP, entry.timestamp)?;
+    set(COPY_THRESH, entry.copy_thresh)?;
+    let values = [entry.aux_data, entry.orig_dev, entry.vnet_hdr, entry.loss];
+    for ((_, name), _) in FLAGS.iter().zip(values).filter(|(_, value)| *value) {
+        set(*name, 1)?;
+    }
+    for member in &entry.mclist {
+        join(fd, member)?;
+    }
+    map_ring(fd, RX_RING, entry.rx_ring.as_ref())?;
+    map_ring(fd, TX_RING, entry.tx_ring.as_ref())?;
+    if let Some(fanout) = entry.fanout.filter(|fanout| *fanout != u32::MAX) {
+        set(FANOUT, fanout)?;
+    }
+    Ok(())
 }
 
 fn member(seen: &sockdiag::PacketMember) -> Result<PacketMclist> {

@@ -62,6 +62,19 @@ pub(crate) fn bind_packet(fd: BorrowedFd<'_>, interface: u32, protocol: u16) -> 
     Errno::result(answer).map(drop).called(format!("bind(packet socket, device {interface})"))
 }
 
+/// Binds a packet socket of type `SOCK_PACKET` to a device by its name.
+pub(crate) fn bind_packet_name(fd: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    let mut address = libc::sockaddr { sa_family: libc::AF_PACKET as u16, sa_data: [0; 14] };
+    // The last byte stays zero.
+    for (to, from) in address.sa_data[..13].iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is a whole `sockaddr`.
+    let answer = unsafe { libc::bind(fd.as_raw_fd(), &address, len) };
+    Errno::result(answer).map(drop).called(format!("bind(packet socket, {})", String::from_utf8_lossy(name)))
+}
+
 /// Takes a datagram socket's peer away: connect(2) to no address.
 pub(crate) fn disconnect(fd: BorrowedFd<'_>) -> Result<()> {
     let nowhere = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! A socket is bound when it is opened, listens when all are bound, and a connection leaves repair mode
 //! when all tasks stand and the network is unlocked: no packet ever finds a port without its socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -24,6 +24,8 @@ pub(super) struct InetRestore<'t> {
     context: &'t RestoreContext<'t>,
     tcp_close: bool,
     plans: HashMap<u32, Plan>,
+    /// Ports that some socket shares by `SO_REUSEPORT`.
+    shared_ports: HashSet<(u32, u32)>,
     unlock: Option<Unlock>,
     /// Sockets that are bound only, with their entries.
     bound: Vec<(OwnedFd, proto::InetSkEntry)>,
@@ -50,6 +52,7 @@ impl<'t> InetRestore<'t> {
             context,
             tcp_close: context.options.tcp_close || dumped_closed,
             plans: HashMap::new(),
+            shared_ports: HashSet::new(),
             unlock: None,
             bound: Vec::new(),
             rebuilt: Vec::new(),
@@ -136,7 +139,7 @@ impl<'t> InetRestore<'t> {
         if let Some(only) = entry.v6only {
             options::set(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only.into())?;
         }
-        options::share_address(fd, &entry.opts)?;
+        options::share_address(fd, self.shared_ports.contains(&shared_port(entry)))?;
         options::bind_device(fd, &entry.opts)?;
         let tcp = plan.transport == Transport::Tcp;
         match plan.remote {
@@ -163,9 +166,13 @@ impl<'t> InetRestore<'t> {
         stream::restore_options(rebuilt.as_fd(), entry)?;
         let socket = rebuilt.resume()?;
         settle(socket.as_fd(), entry)?;
-        options::settle_address(socket.as_fd(), &entry.opts)?;
-        options::set_reuseport(socket.as_fd(), &entry.opts)
+        options::settle_address(socket.as_fd(), &entry.opts)
     }
+}
+
+/// Protocol and port.
+fn shared_port(entry: &proto::InetSkEntry) -> (u32, u32) {
+    (entry.proto, entry.src_port)
 }
 
 fn bind(fd: BorrowedFd<'_>, entry: &proto::InetSkEntry, local: SocketAddr) -> Result<()> {
@@ -210,6 +217,9 @@ impl FileRestore for InetRestore<'_> {
             Err(error @ Error::EstablishedImage { .. }) => return Err(error.into()),
             other => other.about(|| describe(entry))?,
         };
+        if entry.opts.so_reuseport() {
+            self.shared_ports.insert(shared_port(entry));
+        }
         self.plans.insert(entry.id, plan);
         Ok(())
     }

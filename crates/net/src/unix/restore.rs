@@ -70,7 +70,7 @@ impl<'t> UnixRestore<'t> {
 
 fn settle(fd: BorrowedFd<'_>, entry: &UnixSkEntry) -> Result<()> {
     options::restore(fd, &entry.opts)?;
-    options::settle_address(fd, &entry.opts)?;
+    options::set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
     options::set_flags(fd, entry.flags, &entry.fown)?;
     options::restore_shutdown(fd, entry.shutdown())
 }
