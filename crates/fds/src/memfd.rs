@@ -82,9 +82,9 @@ static SHMEM_DEVICE: LazyLock<Option<u64>> = LazyLock::new(|| {
 
 /// Whether the file behind a descriptor or mapping is a memory file.
 pub fn is_memfd(d: &Descriptor<'_>) -> bool {
-    d.nlink == 0
-        && d.link.as_os_str().as_bytes().starts_with(PREFIX)
-        && (Some(d.dev) == *SHMEM_DEVICE || huge_page_size(d).is_some())
+    // Shared anonymous memory, opened through map_files, is one too, whatever its name.
+    let named = || d.link.as_os_str().as_bytes().starts_with(PREFIX);
+    d.nlink == 0 && (Some(d.dev) == *SHMEM_DEVICE || (named() && huge_page_size(d).is_some()))
 }
 
 fn huge_page_size(d: &Descriptor<'_>) -> Option<u64> {

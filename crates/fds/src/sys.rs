@@ -1,5 +1,6 @@
 //! The few system calls that nix has no safe wrapper for, or takes no borrowed descriptor in.
 
+use criu_kernel::clone3::{CloneArgs, clone3};
 use nix::Result;
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -124,13 +125,26 @@ pub fn raise_descriptor_limit() -> Result<usize> {
 pub struct Helper(nix::unistd::Pid);
 
 impl Helper {
-    /// Starts one.
+    /// Starts one, with any pid.
     pub fn start() -> Result<Helper> {
+        Helper::clone(&CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() })
+    }
+
+    /// Starts one with this pid (Linux 5.5, CAP_CHECKPOINT_RESTORE).
+    pub fn start_as(pid: u32) -> Result<Helper> {
+        let pids = [pid as i32];
+        let (set_tid, set_tid_size) = (pids.as_ptr() as u64, 1);
+        let exit_signal = libc::SIGCHLD as u64;
+        Helper::clone(&CloneArgs { exit_signal, set_tid, set_tid_size, ..CloneArgs::default() })
+    }
+
+    fn clone(args: &CloneArgs) -> Result<Helper> {
         // SAFETY: the child only waits for a signal, by a plain system call.
-        match unsafe { nix::unistd::fork() }? {
-            nix::unistd::ForkResult::Parent { child } => Ok(Helper(child)),
-            nix::unistd::ForkResult::Child => loop {
-                nix::unistd::pause();
+        match unsafe { clone3(args) }? {
+            Some(child) => Ok(Helper(child)),
+            None => loop {
+                // SAFETY: no arguments.
+                unsafe { libc::syscall(libc::SYS_pause) };
             },
         }
     }

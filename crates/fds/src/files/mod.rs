@@ -55,6 +55,7 @@ struct Planned {
     memfd: HashMap<u32, proto::MemfdFileEntry>,
     remaps: HashMap<u32, proto::RemapFilePathEntry>,
     graves: ghost::Graves,
+    dead: HashMap<u32, sys::Helper>,
     inodes: memfd::Inodes,
     /// (id, flags) → number of criu-rs.
     numbers: BTreeMap<(u32, u32), i32>,
@@ -254,6 +255,7 @@ impl Files {
             options: &state.options,
             store,
             graves: &mut state.planned.graves,
+            dead: &mut state.planned.dead,
             linked: remap.and_then(|remap| state.planned.regular.get(&remap.remap_id)),
             remap,
         }

@@ -2,7 +2,7 @@
 
 use super::{State, build_id};
 use crate::alone::file_entry;
-use crate::{fown, sys};
+use crate::{fown, late, sys};
 use criu_images::proto::{self, RemapFilePathEntry, RemapType};
 use criu_resource::{BoxError, Descriptor};
 use nix::errno::Errno;
@@ -52,9 +52,9 @@ pub enum NameError {
     /// The name is gone but the file has others.
     #[error("{} was deleted or renamed but has other names; use --link-remap to keep it under a name of its own", .0.display())]
     Renamed(PathBuf),
-    /// A file of procfs about a process that ended.
-    #[error("{} is about a process that ended; such files are not supported yet", .0.display())]
-    DeadProcess(PathBuf),
+    /// A file of procfs that is gone and is not about a process.
+    #[error("{} is not there any more; close it before the dump", .0.display())]
+    Gone(PathBuf),
     /// A system call failed.
     #[error("{}: {call}: {errno}", path.display())]
     Call {
@@ -161,7 +161,7 @@ impl State {
         if fs == PROC_SUPER_MAGIC {
             return match found {
                 Ok(_) => Ok(path),
-                Err(_) => Err(NameError::DeadProcess(path.to_owned()).into()),
+                Err(_) => self.dead_process(d, strip(path)),
             };
         }
         if d.nlink == 0 {
@@ -190,6 +190,16 @@ impl State {
         self.options.evasive_devices
             && (kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK)
             && stat.st_rdev == d.rdev
+    }
+
+    /// What procfs tells about a process that ended: restore lets a process of that pid live for a while.
+    fn dead_process<'a>(&mut self, d: &Descriptor<'_>, path: &'a Path) -> Result<&'a Path, BoxError> {
+        let pid = path.to_str().and_then(late::process_of);
+        let pid = pid.ok_or_else(|| NameError::Gone(path.to_owned()))?;
+        let mut remap = RemapFilePathEntry { orig_id: d.id, remap_id: pid, remap_type: None };
+        remap.set_remap_type(RemapType::Procfs);
+        self.links.remaps.push(remap);
+        Ok(path)
     }
 
     /// Gives the file a name of its own beside the one it lost.

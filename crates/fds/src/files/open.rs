@@ -2,12 +2,14 @@
 
 use super::build_id;
 use super::ghost::{self, Graves};
+use crate::sys::Helper;
 use criu_images::Store;
 use criu_images::proto::{RegFileEntry, RemapFilePathEntry, RemapType};
 use criu_resource::{BoxError, Options};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -67,6 +69,14 @@ pub enum OpenError {
         /// Now.
         found: String,
     },
+    /// A process that a file of procfs was about cannot be played.
+    #[error("cannot start a process with pid {pid}, which a file of procfs is about: {errno}")]
+    Pid {
+        /// The pid it must have.
+        pid: u32,
+        /// Why.
+        errno: Errno,
+    },
     /// A system call failed.
     #[error("{}: {call}: {source}", path.display())]
     Io {
@@ -92,6 +102,8 @@ pub(super) struct Opener<'a> {
     pub options: &'a Options,
     pub store: &'a dyn Store,
     pub graves: &'a mut Graves,
+    /// Processes that will be dead again once the tree is complete.
+    pub dead: &'a mut HashMap<u32, Helper>,
     pub remap: Option<&'a RemapFilePathEntry>,
     /// For a link remap: the entry with its name.
     pub linked: Option<&'a RegFileEntry>,
@@ -110,11 +122,11 @@ impl Opener<'_> {
                 open_as(&self::path(self.options, &linked.name), &path, flags)?
             }
             Some((RemapType::Procfs, pid)) => {
-                return Err(format!(
-                    "{} is about process {pid}, which ended: not supported yet",
-                    path.display()
-                )
-                .into());
+                if !self.dead.contains_key(&pid) {
+                    let helper = Helper::start_as(pid).map_err(|errno| OpenError::Pid { pid, errno })?;
+                    self.dead.insert(pid, helper);
+                }
+                open(&path, flags)?
             }
         };
         self.check(&path, entry, &fd)?;

@@ -1,18 +1,17 @@
 //! Dump: looks at every descriptor of every task.
 
-use super::{Table, TableError, fs};
+use super::{Table, TableError, fs, shared};
 use crate::locks::Locks;
 use crate::observed::{self, Observed};
 use crate::{Files, late, sys};
 use criu_images::{Image, Record, RecordSet, proto};
-use criu_kernel::kcmp::{self, FileIds};
+use criu_kernel::kcmp::FileIds;
 use criu_kernel::{Pid, pidfd};
 use criu_resource::{Answer, BoxError, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, TreeDump};
 use criu_script::Script;
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -66,6 +65,10 @@ pub(super) struct Dump<'t> {
     records: RecordSet,
     /// Which description a task (by pid) has at a number.
     ids: HashMap<(i32, i32), u32>,
+    /// The numbers of the tables in the images, by the pid of their first holder.
+    tables: HashMap<i32, u32>,
+    /// For each task the first that has the same table.
+    leaders: HashMap<i32, i32>,
     /// Dropped last.
     _reset: Reset<'t>,
 }
@@ -84,9 +87,13 @@ impl<'t> Dump<'t> {
             kinds,
             records: RecordSet::new(),
             ids: HashMap::new(),
+            leaders: HashMap::new(),
+            tables: HashMap::new(),
             _reset: Reset(&table.files),
         };
-        no_shared_tables(tree)?;
+        let leaders = shared::leaders(tree)?;
+        dump.leaders =
+            tree.tasks.iter().map(|task| (task.pid, tree.tasks[leaders[task.index]].pid)).collect();
         let limit = sys::raise_descriptor_limit()?;
         let own = criu_kernel::proc::ProcDir::current()?.descriptors()?.len();
         let mut scan = Scan {
@@ -99,12 +106,16 @@ impl<'t> Dump<'t> {
             buffer: String::new(),
         };
         for task in tree.tasks.iter().filter(|task| !task.threads.is_empty()) {
-            let slots = scan.task(task)?;
-            let files_id = files_id(task);
-            dump.records.touch(Image::Fdinfo, files_id);
-            for slot in slots {
-                dump.ids.insert((task.pid, slot.fd as i32), slot.id);
-                dump.records.push(Record::new(Image::Fdinfo, files_id, &slot));
+            let leader = &tree.tasks[leaders[task.index]];
+            if leader.index == task.index {
+                let slots = scan.task(task)?;
+                let files_id = task.index as u64 + 1;
+                dump.tables.insert(task.pid, files_id as u32);
+                dump.records.touch(Image::Fdinfo, files_id);
+                for slot in slots {
+                    dump.ids.insert((task.pid, slot.fd as i32), slot.id);
+                    dump.records.push(Record::new(Image::Fdinfo, files_id, &slot));
+                }
             }
             let entry = fs::entry(task, &table.files)?;
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
@@ -128,33 +139,6 @@ impl<'t> Dump<'t> {
         }
         Ok(dump)
     }
-}
-
-/// The number of a task's table in the images.
-fn files_id(task: &FrozenTask<'_>) -> u64 {
-    task.index as u64 + 1
-}
-
-/// Sorts all tasks by their tables in the kernel's order and looks for equal neighbours.
-fn no_shared_tables(tree: &FrozenTree<'_>) -> Result<(), TableError> {
-    let mut pids: Vec<i32> = tree.tasks.iter().filter(|t| !t.threads.is_empty()).map(|t| t.pid).collect();
-    let mut failure = None;
-    let mut shared = None;
-    pids.sort_by(|&pid, &other| {
-        match kcmp::compare(kcmp::Kind::Files, Pid::from_raw(pid), Pid::from_raw(other)) {
-            Ok(order) => {
-                if order == Ordering::Equal && pid != other {
-                    shared = Some(TableError::SharedTable { pid: other, other: pid });
-                }
-                order
-            }
-            Err(errno) => {
-                failure = Some(TableError::Task { pid, call: "kcmp", errno });
-                Ordering::Equal
-            }
-        }
-    });
-    failure.or(shared).map_or(Ok(()), Err)
 }
 
 /// The pass over all descriptors.
@@ -244,14 +228,15 @@ fn numbers(proc: BorrowedFd<'_>) -> nix::Result<Vec<i32>> {
 impl TreeDump for Dump<'_> {
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, _: &mut Script) -> Result<Answer<'a>, BoxError> {
         Ok(Box::new(move |_, images| {
-            images.core.ids.get_or_insert_default().files_id = files_id(task) as u32;
+            let table = self.leaders.get(&task.pid).and_then(|leader| self.tables.get(leader));
+            images.core.ids.get_or_insert_default().files_id = table.copied().unwrap_or_default();
             Ok(())
         }))
     }
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
-        let ids = &self.ids;
-        let id_of = |pid: i32, number: i32| ids.get(&(pid, number)).copied();
+        let (ids, leaders) = (&self.ids, &self.leaders);
+        let id_of = |pid: i32, number: i32| ids.get(&(*leaders.get(&pid)?, number)).copied();
         for (kind, dump) in self.table.kinds.iter().zip(&mut self.kinds) {
             dump.finish(&id_of, &mut self.records)
                 .map_err(|error| -> BoxError { format!("{}: {error}", kind.name()).into() })?;

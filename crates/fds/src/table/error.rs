@@ -51,8 +51,11 @@ pub enum TableError {
         /// Why.
         errno: Errno,
     },
-    /// Two processes share one table.
-    #[error("pid {pid} and pid {other} share one descriptor table (CLONE_FILES), which is not supported yet")]
+    /// Two processes share one table that neither got from the other.
+    #[error(
+        "pid {pid} and pid {other} share one descriptor table (CLONE_FILES) but are not parent and child, which is \
+         not supported yet"
+    )]
     SharedTable {
         /// One of them.
         pid: i32,

@@ -8,6 +8,7 @@ mod error;
 mod fs;
 mod layout;
 mod restore;
+mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! Restore: opens every description once and gives it to all who have it.
 
 use super::layout::{self, Place};
+use super::shared::{self, Role};
 use super::{Table, TableError, fs};
 use crate::locks::{self, LockError};
 use crate::seats::Seats;
@@ -42,6 +43,7 @@ pub(super) struct Restore<'t> {
     tasks: Vec<Vec<(i32, usize, bool)>>,
     fs: Vec<Option<proto::FsEntry>>,
     locks: Vec<proto::FileLockEntry>,
+    roles: Vec<Role>,
     seats: Option<Seats>,
 }
 
@@ -64,6 +66,7 @@ impl<'t> Restore<'t> {
             files: Vec::new(),
             tasks: vec![Vec::new(); tree.tasks.len()],
             fs: vec![None; tree.tasks.len()],
+            roles: shared::roles(tree)?,
             locks: store.read_image_opt(Image::FileLocks, 0)?.unwrap_or_default(),
             seats: None,
         };
@@ -88,7 +91,6 @@ impl<'t> Restore<'t> {
     /// Reads all tables and claims their numbers.
     fn slots(&mut self, store: &dyn Store) -> Result<HashMap<u32, Vec<Place>>, BoxError> {
         let mut places: HashMap<u32, Vec<Place>> = HashMap::new();
-        let mut known: HashMap<u32, u32> = HashMap::new();
         let mut numbers = self.context.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
             let pid = task.pid();
@@ -96,8 +98,9 @@ impl<'t> Restore<'t> {
                 let text = format!("neither core-{pid}.img nor ids-{pid}.img says which table pid {pid} has");
                 return Err(TableError::Inconsistent(text).into());
             };
-            if let Some(other) = known.insert(ids.files_id, pid) {
-                return Err(TableError::SharedTable { pid: pid as i32, other: other as i32 }.into());
+            self.fs[task.index] = store.read_one_opt(Image::Fs, pid.into())?;
+            if self.roles[task.index] == Role::Member {
+                continue;
             }
             let entries: Vec<proto::FdinfoEntry> = store.read_image(Image::Fdinfo, ids.files_id.into())?;
             for entry in entries {
@@ -106,7 +109,6 @@ impl<'t> Restore<'t> {
                 let cloexec = entry.flags & libc::FD_CLOEXEC as u32 != 0;
                 places.entry(entry.id).or_default().push(Place { slot, cloexec });
             }
-            self.fs[task.index] = store.read_one_opt(Image::Fs, pid.into())?;
         }
         for places in places.values_mut() {
             places.sort_by_key(|place| place.slot);
@@ -218,8 +220,12 @@ impl<'t> Restore<'t> {
             let slot = file.first().slot;
             self.kinds[file.kind].steps(&file.entry, slot, script).map_err(error)?;
         }
-        script.set_what("files");
-        // Closing any descriptor of a file ends a task's POSIX locks on it: locks come last.
+        Ok(())
+    }
+
+    /// Nothing foreign stays open; then come the locks, since closing any descriptor of a file ends a task's
+    /// POSIX locks on it.
+    fn emit_close(&self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
         for (first, last) in layout::gaps(self.tasks[task.index].iter().map(|slot| slot.0)) {
             script.syscall(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
         }
@@ -240,10 +246,18 @@ impl TreeRestore for Restore<'_> {
         if self.seats.is_none() {
             self.lay_out()?;
         }
-        match (stage, task.life) {
-            (_, Life::Zombie(_)) => Ok(()),
+        if matches!(task.life, Life::Zombie(_)) {
+            return Ok(());
+        }
+        match (stage, self.roles[task.index]) {
             (Stage::Files, _) => self.emit_files(task, script),
-            (Stage::State, _) => self.emit_state(task, script),
+            (Stage::State, Role::Alone) => {
+                self.emit_state(task, script)?;
+                self.emit_close(task, script)
+            }
+            (Stage::State, Role::Leader) => self.emit_state(task, script),
+            // Only now no member needs the numbers of criu-rs any more.
+            (Stage::Last, Role::Leader) => self.emit_close(task, script),
             _ => Ok(()),
         }
     }

@@ -281,3 +281,39 @@ fn many_descriptors_take_linear_time() {
     let (few, many) = (time(500), time(4000));
     assert!(many < few * 8 * 6 + std::time::Duration::from_secs(1), "{few:?} for 500, {many:?} for 4000");
 }
+
+#[test]
+fn files_about_a_process_that_ended() {
+    let task = Stopped::after(|| {
+        let other = crate::sys::Helper::start().unwrap();
+        let pid = other.pid();
+        keep(File::open(format!("/proc/{pid}/stat")).unwrap(), 5);
+        std::env::set_current_dir(format!("/proc/{pid}")).unwrap();
+        drop(other);
+    });
+    let (link, cwd) = (task.link(5), fs::read_link(format!("/proc/{}/cwd", task.0)).unwrap());
+    assert!(cwd.to_string_lossy().ends_with(" (deleted)"));
+    let again = round_trip(task, &options());
+    assert_eq!(again.link(5), link);
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", again.0)).unwrap(), cwd);
+    let error = File::from(again.fd(5)).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+}
+
+#[test]
+fn what_procfs_tells_about_the_tree_is_opened_by_the_tree() {
+    let task = Stopped::after(|| {
+        keep(File::open("/proc/self/status").unwrap(), 5);
+        let mut all = File::open("/proc/self/comm").unwrap();
+        all.seek(SeekFrom::Start(2)).unwrap();
+        keep(all, 4);
+    });
+    let link = task.link(5);
+    let table = table();
+    let store = dump(&table, &[task.0], &options(), Fate::Run).unwrap();
+    // The first one lives on and is found under its pid.
+    let again = restore(&table, &[task.0], &store, &options()).unwrap();
+    assert_eq!(again[0].link(5), link);
+    assert_eq!(File::from(again[0].fd(4)).stream_position().unwrap(), 2);
+    assert_eq!(again[0].numbers(), [0, 1, 2, 4, 5]);
+}
