@@ -14,7 +14,7 @@ macro_rules! survive {
 survive! {
     files unlinked_file shared_descriptions
     pipes pipe_to_child many_pipes
-    own_ptys own_session
+    own_ptys own_session job_of_own_session
 }
 
 #[test]

@@ -225,9 +225,20 @@ pub fn traces() -> Result<()> {
         println!("mount {}", line.split(' ').skip(3).take(2).collect::<Vec<_>>().join(" "));
     }
     if let Ok(rules) = std::process::Command::new("nft").args(["list", "ruleset"]).output() {
-        String::from_utf8_lossy(&rules.stdout).lines().for_each(|line| println!("nft {line}"));
+        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        rules
+            .lines()
+            .map(str::trim)
+            .filter(|line| !is_empty_shell(line))
+            .for_each(|line| println!("nft {line}"));
     }
     Ok(())
+}
+
+/// Chains without rules, and the two tables that iptables makes by being called.
+fn is_empty_shell(line: &str) -> bool {
+    let shells = ["chain ", "type ", "table ip filter ", "table ip6 filter ", "}", "#"];
+    line.is_empty() || shells.iter().any(|shell| line.starts_with(shell))
 }
 
 /// `criu-fixture trace PID`: traces a process until it is killed.
