@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -122,9 +123,8 @@ impl Opener<'_> {
                 open_as(&self::path(self.options, &linked.name), &path, flags)?
             }
             Some((RemapType::Procfs, pid)) => {
-                if !self.dead.contains_key(&pid) {
-                    let helper = Helper::start_as(pid).map_err(|errno| OpenError::Pid { pid, errno })?;
-                    self.dead.insert(pid, helper);
+                if let Entry::Vacant(place) = self.dead.entry(pid) {
+                    place.insert(Helper::start_as(pid).map_err(|errno| OpenError::Pid { pid, errno })?);
                 }
                 open(&path, flags)?
             }
