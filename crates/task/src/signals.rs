@@ -98,6 +98,9 @@ pub fn requeue(
         if !(1..=MAX).contains(&signal) {
             return Err(Error::corrupt("pending signal", signal));
         }
+        if signal == libc::SIGSTOP {
+            continue; // it cannot be blocked and would stop the script; the engine stops the task at the end
+        }
         let info = script.bytes(siginfo);
         match tid {
             None => script.syscall(libc::SYS_rt_sigqueueinfo, [pid.into(), signal.into(), info.into()]),
