@@ -41,6 +41,13 @@ pub(crate) fn read(store: &dyn Store) -> Result<BuiltTree> {
     Ok(BuiltTree { tasks })
 }
 
+/// Whether SIGSTOP is queued for the task.
+fn awaits_stop(tc: &proto::TaskCoreEntry) -> bool {
+    let queued = tc.signals_s.iter().flat_map(|queue| &queue.signals);
+    let mut signals = queued.filter_map(|info| info.siginfo.first_chunk().copied()).map(i32::from_ne_bytes);
+    signals.any(|signal| signal == libc::SIGSTOP)
+}
+
 fn task(
     store: &dyn Store,
     index: usize,
@@ -53,6 +60,7 @@ fn task(
     let tc =
         tc.ok_or_else(|| Error::Inconsistent(format!("core-{pid}.img: the process's part is missing")))?;
     let life = match tc.task_state {
+        state::ALIVE if awaits_stop(tc) => Life::Stopped(libc::SIGSTOP),
         state::ALIVE => Life::Alive,
         state::STOPPED => Life::Stopped(tc.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32)),
         state::ZOMBIE | state::DEAD => Life::Zombie(tc.exit_code as i32),
