@@ -136,7 +136,8 @@ impl<'t> InetRestore<'t> {
     fn make(&mut self, entry: &proto::InetSkEntry, plan: &Plan) -> Result<OwnedFd> {
         let socket = sys::socket(entry.family as i32, entry.r#type as i32, entry.proto as i32)?;
         let fd = socket.as_fd();
-        if let Some(only) = entry.v6only {
+        // A raw socket has its protocol for a port, and is bound from the start.
+        if let Some(only) = entry.v6only.filter(|_| plan.transport != Transport::Raw) {
             options::set(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only.into())?;
         }
         options::share_address(fd, self.shared_ports.contains(&shared_port(entry)))?;
