@@ -20,6 +20,7 @@ mod lone;
 mod netlink;
 mod options;
 mod packet;
+mod rescue;
 mod sys;
 pub mod tcp;
 mod tree;
@@ -29,6 +30,7 @@ pub use error::{Error, Result};
 pub use inet::Inet;
 pub use netlink::Netlink;
 pub use packet::Packet;
+pub use rescue::rescue;
 pub use unix::Unix;
 
 use criu_resource::FileKind;

@@ -316,3 +316,20 @@ fn a_connection_that_is_being_made() {
         assert_eq!(client.read(&mut [0]).unwrap(), 1);
     });
 }
+
+#[test]
+fn sockets_left_in_repair_mode_are_rescued() {
+    in_own_network(|| {
+        let (mut client, mut server) = pair("127.0.0.1:0");
+        // Another process, so that no other test's sockets are touched.
+        let copy = std::os::fd::OwnedFd::from(server.try_clone().unwrap());
+        let mut holder = std::process::Command::new("sleep").arg("100").stdin(copy).spawn().unwrap();
+        Connection::abandon(server.as_fd()).unwrap();
+        assert!(server.write_all(b"x").is_err(), "a socket in repair mode is of no use to its owner");
+        assert!(criu_net::rescue(holder.id() as i32).unwrap());
+        server.write_all(b"x").unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 1);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    });
+}
