@@ -59,7 +59,7 @@ impl Case<'_> {
     /// The target compares its state and finds nothing wrong; no process, mount or rule is new.
     #[track_caller]
     fn is_as_before(&mut self) {
-        assert_eq!(self.criu.sandbox.traces().unwrap(), self.before, "left behind");
+        self.criu.sandbox.settles_to(&self.before).unwrap();
         self.target.check().unwrap();
     }
 
@@ -126,10 +126,15 @@ mod target {
     fn is_criu_itself() {
         with(&["pipes"], |case| {
             case.criu.sandbox.folder("images").unwrap();
-            let script = format!("exec {} dump -t $$ -D {}", case.criu.binary.display(), case.image("").display());
+            let script =
+                format!("exec {} dump -t $$ -D {}", case.criu.binary.display(), case.image("").display());
             fails(&case.criu.sandbox.run(["sh", "-c", &script]).unwrap(), &["itself"]);
-            let script = format!("{} dump -t $$ -D {}; exit $?", case.criu.binary.display(), case.image("").display());
-            fails(&case.criu.sandbox.run(["sh", "-c", &script]).unwrap(), &["The criu itself is within dumped tree"]);
+            let script =
+                format!("{} dump -t $$ -D {}; exit $?", case.criu.binary.display(), case.image("").display());
+            fails(
+                &case.criu.sandbox.run(["sh", "-c", &script]).unwrap(),
+                &["The criu itself is within dumped tree"],
+            );
             case.has_no_images();
             case.is_as_before();
         });
@@ -205,10 +210,10 @@ mod images {
         dumped(|case| {
             let path = case.image("inventory.img");
             let good = fs::read(&path).unwrap();
-            // After two magics and a size comes field 1, the version, as a small number: 0x08 and its value.
+            // After a magic and a size comes field 1, the version, as a small number: 0x08 and its value.
             let mut other = good.clone();
-            assert_eq!(other[12], 0x08);
-            other[13] = 99;
+            assert_eq!(other[8], 0x08);
+            other[9] = 99;
             fs::write(&path, other).unwrap();
             fails(&case.restore(), &["99", "version"]);
             is_undone(case);
@@ -238,7 +243,9 @@ mod images {
             for name in names {
                 let name = name.to_str().unwrap();
                 // Statistics, logs and raw pages have no magic.
-                let Some(stem) = name.strip_suffix(".img").filter(|stem| !stem.starts_with("pages-")) else { continue };
+                let Some(stem) = name.strip_suffix(".img").filter(|stem| !stem.starts_with("pages-")) else {
+                    continue;
+                };
                 let good = fs::read(case.image(name)).unwrap();
                 if good.len() <= 8 {
                     continue; // nothing but magics
@@ -272,15 +279,19 @@ mod surroundings {
     #[test]
     fn pid_is_taken() {
         dumped(|case| {
-            // The next process gets the pid after the one written here.
-            let script = format!("echo {} > /proc/sys/kernel/ns_last_pid; exec sleep 60", case.target.pid - 1);
+            // The next process gets the number after the one written there.
+            let number = case.target.pid - 1;
             let sandbox = case.criu.sandbox;
-            // `start` itself takes a pid before the shell's: the shell writes, its child gets the number.
-            let script = format!("{} & wait", script.replace("; exec sleep 60", "; sleep 60"));
-            sandbox.start("squatter", ["sh", "-c", &script]).unwrap();
-            while !case.target.alive().unwrap() {
+            let told = sandbox.path("squatter");
+            let script = format!(
+                "echo {number} > /proc/sys/kernel/ns_last_pid; sleep 60 & echo $! > {0}.new; mv {0}.new {0}; wait",
+                told.display()
+            );
+            sandbox.start("shell", ["sh", "-c", &script]).unwrap();
+            while !told.exists() {
                 std::thread::yield_now();
             }
+            assert_eq!(fs::read_to_string(told).unwrap().trim(), case.pid());
             fails(&case.restore(), &[&case.pid(), "sleep"]);
             assert!(case.target.alive().unwrap(), "the squatter was harmed");
         });
@@ -292,7 +303,7 @@ mod surroundings {
             assert!(case.dump(&[]).status.success());
             let path = case.target.folder().join("file");
             fs::write(&path, "another length, another content").unwrap();
-            fails(&case.restore(), &[path.to_str().unwrap(), "size"]);
+            fails(&case.restore(), &[path.to_str().unwrap(), "changed"]);
             is_undone(case);
         });
     }

@@ -121,10 +121,16 @@ fn exec(command: &[String]) -> Result<()> {
 /// `criu-fixture enter PID COMMAND…`: runs a command in the namespaces of PID to its end.
 pub fn enter(init: &str, command: &[String]) -> Result<()> {
     join(init)?;
+    let (lifeline, held) = nix::unistd::pipe()?;
     // SAFETY: this process has one thread.
     match unsafe { fork() }? {
         ForkResult::Child => {
+            drop(held);
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            let mut parent = [PollFd::new(lifeline.as_fd(), PollFlags::empty())];
+            if nix::poll::poll(&mut parent, nix::poll::PollTimeout::ZERO)? > 0 {
+                return Ok(()); // it ended before this one was bound to it
+            }
             replace_stdio(File::open("/dev/null")?, None::<File>)?;
             exec(command)
         }
@@ -217,7 +223,11 @@ pub fn traces() -> Result<()> {
         if name.parse::<u32>().is_ok_and(|pid| pid != own) {
             // A process may end while one looks.
             let Ok(stat) = fs::read_to_string(format!("/proc/{name}/stat")) else { continue };
-            let command = &stat[..stat.rfind(')').map_or(stat.len(), |end| end + 1)];
+            let (command, rest) = stat.split_at(stat.rfind(')').map_or(stat.len(), |end| end + 1));
+            // One that was killed from outside waits for the init out there.
+            if rest.starts_with(" Z 0 ") {
+                continue;
+            }
             println!("process {command}");
         }
     }

@@ -84,9 +84,7 @@ impl Live {
         let dumped = criu.dump(target.pid, "0", &options).context("dump that leaves it running")?;
         ensure!(dumped.status.success(), "dump that leaves it running: {dumped}");
         ensure!(target.alive()?, "it is dead after a dump with --leave-running");
-        let after = sandbox.traces()?;
-        let changed: Vec<_> = after.symmetric_difference(&before).collect();
-        ensure!(changed.is_empty(), "the dump left behind {changed:#?}");
+        sandbox.settles_to(&before).context("left behind by the dump")?;
 
         let dumped = criu.dump(target.pid, "1", &self.options)?;
         ensure!(dumped.status.success(), "dump: {dumped}");
@@ -103,11 +101,12 @@ impl Live {
         let pid = fs::read_to_string(sandbox.path("1/pid")).context("--pidfile")?;
         ensure!(pid.trim() == target.pid.to_string(), "the pidfile says {pid:?} instead of {}", target.pid);
 
-        target.check()?;
-        if let Some(peer) = &mut peer {
-            peer.check().context("peer")?;
+        // Who started last ends first: a client before its server.
+        match &mut peer {
+            Some(peer) if self.peer_first => target.check().and_then(|()| peer.check()),
+            Some(peer) => peer.check().and_then(|()| target.check()),
+            None => target.check(),
         }
-        Ok(())
     }
 }
 

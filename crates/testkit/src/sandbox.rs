@@ -110,6 +110,21 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Waits, a second at most, until the traces are these again: what was killed needs an instant to go.
+    pub fn settles_to(&self, before: &BTreeSet<String>) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(1);
+        loop {
+            let after = self.traces()?;
+            if after == *before {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("new or gone: {:#?}", after.symmetric_difference(before).collect::<Vec<_>>());
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
     fn enter(&self, how: &str) -> Command {
         let mut command = Command::new(paths::fixture());
         command.arg(how).arg(&self.init_pid).stdin(Stdio::null()).current_dir(self.folder.path());
@@ -168,11 +183,9 @@ impl Running {
 }
 
 impl Outcome {
-    /// Its lines of output that begin an error: `Error …` with or without a time before it.
+    /// Its lines of error, in the form of the log or plain.
     pub fn errors(&self) -> Vec<&str> {
-        let mut lines = self.stderr.lines().chain(self.stdout.lines()).collect::<Vec<_>>();
-        lines.retain(|line| line.contains("Error ("));
-        lines
+        self.stderr.lines().filter(|line| line.contains("Error (") || line.starts_with("Error:")).collect()
     }
 }
 
