@@ -20,6 +20,8 @@ const GROWSDOWN: u32 = libc::MAP_GROWSDOWN as u32;
 const IOV_MAX: usize = 1024;
 /// Bytes of one read: the kernel's limit is 2 GiB less a page.
 const READ_MAX: u64 = 1 << 30;
+/// Smaller pieces are not worth a system call.
+const POPULATE_MIN: u64 = 1 << 20;
 /// madvise(2), Linux 6.13.
 const MADV_GUARD_INSTALL: i32 = 102;
 
@@ -182,6 +184,24 @@ pub fn fill_steps(pieces: impl IntoIterator<Item = Piece>, number: i32, script: 
         }
     }
     flush(&mut vector, first, total);
+}
+
+/// Adds steps that get memory for large anonymous pieces (ascending) at once, rather than fault by fault while
+/// they are read: a fifth less time where measured. Huge pages would be faster still where memory is
+/// not fragmented, and many times slower where it is. MADV_POPULATE_WRITE, Linux 5.14; without it, the
+/// faults come.
+pub fn populate_steps(areas: &[VmaEntry], pieces: &[Piece], script: &mut Script) {
+    let anonymous = |piece: &&Piece| status::is(&areas[piece.area], status::ANON_PRIVATE);
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for Piece { start, len, .. } in pieces.iter().filter(anonymous) {
+        match ranges.last_mut() {
+            Some(last) if last.end == *start => last.end += len,
+            _ => ranges.push(*start..start + len),
+        }
+    }
+    let large = ranges.into_iter().filter(|range| range.end - range.start >= POPULATE_MIN);
+    let calls = large.map(|range| (range, libc::MADV_POPULATE_WRITE as u32));
+    on_ranges(libc::SYS_madvise, calls, Check::Any, script);
 }
 
 /// A system call on a range, as `mprotect` and `madvise` have it, neighbours joined.

@@ -271,6 +271,7 @@ impl Plan<'_> {
         let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();
         if !pieces.is_empty() {
             let number = task.number(context)?;
+            layout::populate_steps(&task.areas, &pieces, script);
             layout::fill_steps(pieces, number, script);
         }
         Ok(())

@@ -63,6 +63,8 @@ fn set_up(file: i32, memfd: i32) {
         map(820, 8, RW, ANON, -1);
         (820..828).for_each(|page| put(page, 84));
         must(libc::madvise(at(822), bytes(2), 102));
+        map(1000, 600, RW, ANON, -1);
+        (1000..1600).for_each(|page| put(page, page as u8));
         map(SPARSE, 1 << 20, RW, ANON | libc::MAP_NORESERVE, -1);
         must(libc::madvise(at(SPARSE), bytes(1 << 20), libc::MADV_NOHUGEPAGE));
         put(SPARSE + (1 << 19), 85);

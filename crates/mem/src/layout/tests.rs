@@ -98,3 +98,13 @@ fn advice_and_locks_come_last() {
         ]
     );
 }
+
+#[test]
+fn large_pieces_are_populated_first() {
+    let areas = [area(0x10_0000, 0x30_0000, 3), area(0x30_0000, 0x40_0000, 1), area(0x50_0000, 0x51_0000, 3)];
+    let extents = [extent(0x18_0000, 0x38_0000, 0), extent(0x50_0000, 0x50_1000, 0x20_0000)];
+    let content = pieces("x", &areas, &extents).unwrap();
+    let mut script = Script::new("test");
+    populate_steps(&areas, &content, &mut script);
+    assert_eq!(calls(&script), [(libc::SYS_madvise, 0x18_0000, 0x20_0000, libc::MADV_POPULATE_WRITE as u64)]);
+}
