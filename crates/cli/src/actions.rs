@@ -10,9 +10,9 @@ use criu_images::{Image, StoreExt, magic};
 pub fn dump(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<DumpStats> {
     let store = place.new_images()?;
     let catalog = Catalog::new();
-    let tree = catalog.tree();
     let pipeline = convert::pipeline(options);
-    let mut stats = criu_engine::dump(root(options)?, &pipeline, catalog.resources(&tree), &store, hooks)?;
+    let root = root(options)?;
+    let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
     catalog.split_pages(&mut stats.counts);
     place.statistics()?.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
     tracing::info!("dump: done");
@@ -30,10 +30,10 @@ pub fn root(options: &Options) -> Result<i32> {
 pub fn restore(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<Restored> {
     let store = place.images()?;
     let catalog = Catalog::new();
-    let tree = catalog.tree();
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     let (pipeline, timeout) = (convert::pipeline(options), convert::timeout(options));
-    let restored = criu_engine::restore(&pipeline, catalog.resources(&tree), &park, &store, timeout, hooks)?;
+    let restored =
+        catalog.with(|lists| criu_engine::restore(&pipeline, lists, &park, &store, timeout, hooks))?;
     place.statistics()?.write_image(Image::Stats, magic::STATS_RESTORE, &[restored.stats.entry()])?;
     if let Some(path) = &options.pidfile {
         place.write_pidfile(path, restored.root)?;
@@ -46,9 +46,9 @@ pub fn restore(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> R
 pub fn dry_run(options: &Options, place: &Workplace) -> Result<String> {
     let store = place.images()?;
     let catalog = Catalog::new();
-    let tree = catalog.tree();
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
-    Ok(criu_engine::restore::dry_run(&convert::pipeline(options), catalog.resources(&tree), &park, &store)?)
+    let pipeline = convert::pipeline(options);
+    Ok(catalog.with(|lists| criu_engine::restore::dry_run(&pipeline, lists, &park, &store))?)
 }
 
 /// Removes the network lock that a killed dump left.

@@ -1,31 +1,43 @@
 //! The one list of what can be dumped and restored, in the order in which it is.
 
 use criu_engine::Resources;
-use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Pipe, Regular, Signalfd};
-use criu_fds::{Table, Timerfd};
+use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Pidfd, Pipe, Regular};
+use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
-use criu_resource::{BoxError, FileKind, RestoreContext, TreeState};
+use criu_resource::{BoxError, FileKind, RestoreContext, TaskState};
+use criu_tty::{Controlling, Terminals};
+use std::iter;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Kinds of open files. The first that claims a descriptor gets it.
 fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
-    let mut kinds: Vec<Box<dyn FileKind>> = Vec::new();
-    //kinds.extend(criu_tty::KINDS.iter().map(|&kind| Box::new(kind) as Box<dyn FileKind>));
-    kinds.extend(criu_net::KINDS.iter().map(|&kind| Box::new(kind) as Box<dyn FileKind>));
-    kinds.push(Box::new(Memfd::new(files)));
-    kinds.push(Box::new(Regular::new(files)));
-    kinds.push(Box::new(Pipe));
-    kinds.push(Box::new(Fifo::new(files)));
-    kinds.push(Box::new(Inotify::new(files)));
-    kinds.push(Box::new(Fanotify::new(files)));
-    kinds.push(Box::new(Kind::<Eventfd>::new()));
-    kinds.push(Box::new(Kind::<Eventpoll>::new()));
-    kinds.push(Box::new(Kind::<Signalfd>::new()));
-    kinds.push(Box::new(Kind::<Timerfd>::new()));
-    kinds
+    let terminal_paths = files.clone();
+    vec![
+        Box::new(Terminals::new(move || terminal_paths.next_id())),
+        Box::new(&criu_net::INET),
+        Box::new(&criu_net::UNIX),
+        Box::new(&criu_net::NETLINK),
+        Box::new(&criu_net::PACKET),
+        Box::new(Memfd::new(files)),
+        Box::new(Regular::new(files)),
+        Box::new(Pipe),
+        Box::new(Fifo::new(files)),
+        Box::new(Inotify::new(files)),
+        Box::new(Fanotify::new(files)),
+        Box::new(Kind::<Eventfd>::new()),
+        Box::new(Kind::<Eventpoll>::new()),
+        Box::new(Kind::<Signalfd>::new()),
+        Box::new(Kind::<Timerfd>::new()),
+        Box::new(Pidfd),
+    ]
+}
+
+/// State of a process. Terminals are taken before credentials take rights away.
+fn task_states() -> Vec<&'static dyn TaskState> {
+    iter::once(&Controlling as &dyn TaskState).chain(criu_task::TASK_STATES.iter().copied()).collect()
 }
 
 /// Everything, with the state of one dump or restore.
@@ -41,20 +53,16 @@ impl Catalog {
         Catalog { memory: Memory::new(Mapped(files.clone())), table: Table::new(kinds(&files), files) }
     }
 
-    /// What spans processes. The descriptor table comes last: it closes what the others used.
-    pub fn tree(&self) -> [&dyn TreeState; 2] {
-        [&self.memory, &self.table]
-    }
-
-    /// The lists for the engine.
-    pub fn resources<'a>(&'a self, tree: &'a [&'a dyn TreeState]) -> Resources<'a> {
-        Resources {
-            tree,
-            task: criu_task::TASK_STATES,
+    /// Runs a pipeline with the lists. What spans processes: the descriptor table comes last, since it closes
+    /// what the others used.
+    pub fn with<R>(&self, pipeline: impl FnOnce(Resources<'_>) -> R) -> R {
+        pipeline(Resources {
+            tree: &[&self.memory, &self.table],
+            task: &task_states(),
             thread: criu_task::THREAD_STATES,
             registers: &criu_task::regs::NativeRegisters,
             family: &criu_task::tree::Sessions,
-        }
+        })
     }
 
     /// Tells memory where the vDSO waits.
