@@ -1,0 +1,261 @@
+//! Live: dumps and restores over RPC, with the public crate `rust-criu` and as a container runtime does it.
+//!
+//! The clients are this very program, started again inside of a sandbox.
+
+use anyhow::{Context, Result, ensure};
+use criu_images::prost::Message;
+use criu_images::proto::{CriuOpts, CriuReq, CriuReqType as Kind, CriuResp};
+use criu_testkit::{Sandbox, Target, criu};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use rust_criu::Criu;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+/// What a program started again is to do, in its environment.
+const ROLE: &str = "CRIU_RPC_ROLE";
+
+/// Not a test: the way in for the programs started again.
+#[test]
+fn role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let result = match role.as_str() {
+        "version" => version(),
+        "dump" => dump(),
+        "restore" => restore(),
+        "runtime" => runtime(),
+        _ => Err(anyhow::anyhow!("no such role")),
+    };
+    if let Err(error) = result {
+        eprintln!("{role}: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+/// Runs a role inside, with variables; panics with what it said when it fails.
+#[track_caller]
+fn play(sandbox: &Sandbox, role: &str, variables: &[(&str, OsString)]) {
+    let mut command: Vec<OsString> = vec!["env".into(), format!("{ROLE}={role}").into()];
+    for (name, value) in variables {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(value);
+        command.push(word);
+    }
+    command.push(std::env::current_exe().unwrap().into());
+    command.extend(["--exact", "role", "--nocapture", "--test-threads=1"].map(Into::into));
+    let outcome = sandbox.run(command).unwrap();
+    let logs = ["dump.log", "restore.log", "over.log"].map(|name| {
+        let text = fs::read_to_string(sandbox.path("images").join(name)).unwrap_or_default();
+        format!("--- {name}\n{text}")
+    });
+    assert!(outcome.status.success(), "{outcome}{}", logs.join("\n"));
+}
+
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| name.to_owned())
+}
+
+fn images() -> Result<(PathBuf, File)> {
+    let path = PathBuf::from(variable("IMAGES")?);
+    let file = File::open(&path)?;
+    Ok((path, file))
+}
+
+#[test]
+fn rust_criu_reads_the_version() {
+    let sandbox = Sandbox::new().unwrap();
+    play(&sandbox, "version", &[]);
+}
+
+fn version() -> Result<()> {
+    let version = client()?.get_criu_version()?;
+    ensure!(version == 40_200, "{version}");
+    Ok(())
+}
+
+fn client() -> Result<Criu> {
+    Ok(Criu::new_with_criu_path(criu().to_str().context("path of the binary")?.into())?)
+}
+
+#[test]
+fn rust_criu_dumps_and_restores() {
+    let sandbox = Sandbox::new().unwrap();
+    let images = sandbox.folder("images").unwrap();
+    let mut target = Target::start(&sandbox, &["pipes"]).unwrap();
+    let variables = [("PID", target.pid.to_string().into()), ("IMAGES", images.into_os_string())];
+    play(&sandbox, "dump", &variables);
+    assert!(!target.alive().unwrap(), "alive after the dump");
+    play(&sandbox, "restore", &variables);
+    target.check().unwrap();
+}
+
+static STAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn noted() -> Vec<String> {
+    STAGES.lock().unwrap().clone()
+}
+
+fn dump() -> Result<()> {
+    let (_, images) = images()?;
+    let mut criu = client()?;
+    criu.set_pid(variable("PID")?.parse()?);
+    criu.set_images_dir_fd(images.as_raw_fd());
+    criu.set_log_level(4);
+    criu.set_log_file("dump.log".into());
+    criu.set_notify_scripts(true);
+    criu.set_notify_cb(|stage, _, _| {
+        STAGES.lock().unwrap().push(stage.into());
+        0
+    });
+    criu.dump()?;
+    let stages = noted();
+    for stage in ["pre-dump", "network-lock", "post-dump"] {
+        ensure!(stages.iter().any(|told| told == stage), "{stage} is not in {stages:?}");
+    }
+    Ok(())
+}
+
+fn restore() -> Result<()> {
+    let (_, images) = images()?;
+    let mut criu = client()?;
+    criu.set_images_dir_fd(images.as_raw_fd());
+    criu.set_log_level(4);
+    criu.set_log_file("restore.log".into());
+    criu.set_notify_scripts(true);
+    criu.set_notify_cb(|stage, notify, _| {
+        STAGES.lock().unwrap().push(format!("{stage} {}", notify.pid()));
+        0
+    });
+    criu.restore()?;
+    let (stages, told) = (noted(), format!("post-restore {}", variable("PID")?));
+    ensure!(stages.contains(&told), "{told} is not in {stages:?}");
+    Ok(())
+}
+
+/// An operator's file reaches criu-rs through a runtime that knows nothing of the options in it.
+#[test]
+fn a_runtimes_options_are_overridden_by_the_operators_file() {
+    let sandbox = Sandbox::new().unwrap();
+    let images = sandbox.folder("images").unwrap();
+    let mut server = Target::start(&sandbox, &["tcp_server", "127.0.0.1:0"]).unwrap();
+    let mut target = Target::start(&sandbox, &["tcp_client"]).unwrap();
+    let file = sandbox.path("runtime.conf");
+    fs::write(&file, "# for all containers\ntcp-established\nno-shell-job\nlog-file over.log\n").unwrap();
+    let variables = [
+        ("PID", target.pid.to_string().into()),
+        ("IMAGES", images.clone().into_os_string()),
+        ("FILE", file.into_os_string()),
+    ];
+    play(&sandbox, "runtime", &variables);
+    target.check().unwrap();
+    server.check().unwrap();
+}
+
+fn runtime() -> Result<()> {
+    let (path, images) = images()?;
+    let pid = variable("PID")?.parse()?;
+    let request = |kind: Kind, log: &str| CriuReq {
+        r#type: kind.into(),
+        opts: Some(CriuOpts {
+            images_dir_fd: images.as_raw_fd(),
+            pid: Some(pid),
+            log_level: Some(4),
+            log_file: Some(log.into()),
+            tcp_established: Some(false),
+            shell_job: Some(true),
+            notify_scripts: Some(true),
+            // What runc and crun always send.
+            manage_cgroups: Some(true),
+            ext_unix_sk: Some(false),
+            file_locks: Some(false),
+            ..CriuOpts::default()
+        }),
+        ..CriuReq::default()
+    };
+
+    // Without the file the runtime's word counts.
+    let mut runtime = Runtime::start()?;
+    let refused = runtime.ask(&request(Kind::Dump, "dump.log"), true)?;
+    ensure!(!refused.success && refused.cr_errmsg().contains("tcp-established"), "{refused:?}");
+    ensure!(refused.cr_errno() != 0, "{refused:?}");
+    ensure!(log_has(&path, "dump.log", refused.cr_errmsg())?, "the log lacks {:?}", refused.cr_errmsg());
+    ensure!(Path::new(&format!("/proc/{pid}")).exists(), "the target is gone after a refusal");
+
+    let with_file = |mut request: CriuReq| -> Result<CriuReq> {
+        if let Some(opts) = &mut request.opts {
+            opts.config_file = Some(variable("FILE")?);
+        }
+        Ok(request)
+    };
+    // A runtime that disagrees with a stage fails the dump, and may try again.
+    let mut runtime = Runtime::start()?;
+    let refused = runtime.ask(&with_file(request(Kind::Dump, "dump.log"))?, false)?;
+    ensure!(!refused.success, "{refused:?}");
+
+    let mut runtime = Runtime::start()?;
+    let dumped = runtime.ask(&with_file(request(Kind::Dump, "unused.log"))?, true)?;
+    ensure!(dumped.success, "{dumped:?}");
+    ensure!(runtime.stages.iter().any(|stage| stage == "network-lock"), "{:?}", runtime.stages);
+    ensure!(log_has(&path, "over.log", "tcp-established is on")?, "over.log does not tell of the override");
+    ensure!(!path.join("unused.log").exists(), "the runtime's log file won");
+
+    let mut runtime = Runtime::start()?;
+    let restored = runtime.ask(&with_file(request(Kind::Restore, "unused.log"))?, true)?;
+    ensure!(restored.success, "{restored:?}");
+    ensure!(restored.restore.map(|restore| restore.pid) == Some(pid), "{restored:?}");
+    ensure!(runtime.stages.iter().any(|stage| stage == "network-unlock"), "{:?}", runtime.stages);
+    Ok(())
+}
+
+fn log_has(images: &Path, name: &str, text: &str) -> Result<bool> {
+    Ok(fs::read_to_string(images.join(name)).with_context(|| name.to_owned())?.contains(text))
+}
+
+/// A container runtime and the `swrk` that it started.
+struct Runtime {
+    socket: OwnedFd,
+    swrk: Child,
+    stages: Vec<String>,
+}
+
+impl Runtime {
+    fn start() -> Result<Runtime> {
+        let (socket, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let swrk = Command::new(criu()).args(["swrk", "0"]).stdin(Stdio::from(theirs)).spawn()?;
+        Ok(Runtime { socket, swrk, stages: Vec::new() })
+    }
+
+    /// Sends a request, agrees with every stage or with none, and gives the answer.
+    fn ask(&mut self, request: &CriuReq, agree: bool) -> Result<CriuResp> {
+        self.send(request)?;
+        loop {
+            let mut buffer = vec![0; 4096];
+            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            ensure!(length > 0, "swrk hung up after the stages {:?}", self.stages);
+            let reply = CriuResp::decode(&buffer[..length])?;
+            if reply.r#type() != Kind::Notify {
+                self.swrk.wait()?;
+                return Ok(reply);
+            }
+            self.stages.extend(reply.notify.map(|notify| notify.script().to_owned()));
+            let kind = Kind::Notify.into();
+            self.send(&CriuReq { r#type: kind, notify_success: Some(agree), ..CriuReq::default() })?;
+        }
+    }
+
+    fn send(&self, request: &CriuReq) -> Result<()> {
+        send(self.socket.as_raw_fd(), &request.encode_to_vec(), MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = self.swrk.kill();
+        let _ = self.swrk.wait();
+    }
+}
