@@ -227,9 +227,9 @@ fn on_ranges(nr: i64, calls: impl Iterator<Item = (Range<u64>, u32)>, check: Che
 }
 
 /// Adds steps for advice that counts while pages come in: whether they may be huge.
-pub fn early_advice_steps<'a>(areas: impl Iterator<Item = &'a VmaEntry> + Clone, script: &mut Script) {
+pub fn early_advice_steps(areas: &[&VmaEntry], script: &mut Script) {
     for advice in [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE] {
-        advise(areas.clone(), advice, script);
+        advise(areas.iter().copied(), advice, script);
     }
 }
 

@@ -262,10 +262,8 @@ impl Plan<'_> {
         };
         let has_content = |area: usize| task.has_content[area];
         layout::map_steps(task.areas_of(early, false), &has_content, &mut fd_of, script)?;
-        layout::early_advice_steps(
-            task.areas_of(early, true).map(|(_, area)| area).collect::<Vec<_>>().into_iter(),
-            script,
-        );
+        let all: Vec<&VmaEntry> = task.areas_of(early, true).map(|(_, area)| area).collect();
+        layout::early_advice_steps(&all, script);
         let mut wanted = vec![false; task.areas.len()];
         task.areas_of(early, false).for_each(|(index, _)| wanted[index] = true);
         let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();

@@ -86,7 +86,7 @@ fn advice_and_locks_come_last() {
     let guard = VmaEntry { start: 0x1000, end: 0x2000, status: status::GUARD, ..VmaEntry::default() };
     let areas = [a, b, guard];
     let mut script = Script::new("test");
-    early_advice_steps(areas.iter(), &mut script);
+    early_advice_steps(&areas.iter().collect::<Vec<_>>(), &mut script);
     final_steps(&areas, &|_| false, &mut script);
     assert_eq!(
         calls(&script),
