@@ -1,3 +1,42 @@
-//! Project tasks.
+//! `cargo xtask test | demo | bench | tidy | install`
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod cargo;
+mod demo;
+mod install;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  test                 tidy, then every test that this machine allows; says what it leaves out and why
+  demo                 the founding story, live: a TCP client on a terminal is dumped and restored
+  bench [ROW…]         dump, restore and frozen time; beside $CRIU_REFERENCE where given
+  tidy                 the floor table of ARCHITECTURE.md and the size of source files
+  install [--as-criu]  criu-rs into cargo's folder of binaries, also under the name criu
+";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["test"] => test::run(),
+        ["demo"] => demo::run(),
+        ["bench", ref rows @ ..] => bench::run(rows),
+        ["tidy"] => tidy::run(),
+        ["install"] => install::run(false),
+        ["install", "--as-criu"] => install::run(true),
+        // The two programs of the demo.
+        ["demo-server", port] => demo::programs::server(port),
+        ["demo-client", port] => demo::programs::client(port),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("no such task: {}\n{USAGE}", words.join(" ")),
+    }
+}

@@ -259,3 +259,15 @@ pub fn trace(pid: &str, said: &str) -> Result<()> {
         nix::unistd::pause();
     }
 }
+
+/// `criu-fixture measure FILE COMMAND…`: runs a command and writes how many microseconds it took, and the KiB of
+/// memory that its largest process had.
+pub fn measure(file: &str, command: &[String]) -> Result<()> {
+    let (program, arguments) = command.split_first().context("no command given")?;
+    let start = std::time::Instant::now();
+    let status = std::process::Command::new(program).args(arguments).status()?;
+    let took = start.elapsed().as_micros();
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    fs::write(file, format!("{took} {}", usage.max_rss()))?;
+    std::process::exit(status.code().unwrap_or(255))
+}

@@ -159,7 +159,8 @@ impl<'a> Criu<'a> {
         }
     }
 
-    fn restore_command(&self, images: &str, options: &[&str]) -> Vec<OsString> {
+    /// Its words.
+    pub fn restore_command(&self, images: &str, options: &[&str]) -> Vec<OsString> {
         let images = self.sandbox.path(images);
         let pidfile = images.join("pid");
         let _ = fs::remove_file(&pidfile); // of an earlier restore from the same images

@@ -16,6 +16,7 @@ fn main() -> Result<()> {
         ["enter", init, ..] => inside::enter(init, &arguments[2..]),
         ["start", init, output, ..] => inside::start(init, output, &arguments[3..]),
         ["terminal", status, screen, ..] => inside::terminal(status, screen, &arguments[3..]),
+        ["measure", file, ..] => inside::measure(file, &arguments[2..]),
         ["traces"] => inside::traces(),
         ["trace", pid, said] => inside::trace(pid, said),
         _ => bail!("usage: criu-fixture run NAME FOLDER [ARGUMENT…] | list"),
