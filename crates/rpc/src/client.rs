@@ -19,6 +19,9 @@ pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// `cr_errmsg` is cut here: clients read replies into buffers of 1024 bytes.
 const MAX_ERROR: usize = 768;
 
+/// Milliseconds between looks for a signal while the client thinks about a stage.
+const LOOK_UP: u16 = 200;
+
 /// A connected client. Clones share the connection; who writes must be the one whose turn it is.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -118,7 +121,7 @@ impl Client {
             Failure::new(format!("the RPC client hung up at stage {stage}")).with_errno(errno as i32)
         };
         self.send_with(&question, fd).map_err(gone)?;
-        let answer = self.receive().map_err(|none| match none {
+        let answer = self.await_packet().and_then(|()| self.receive()).map_err(|none| match none {
             NoRequest::Gone => gone(Errno::ECONNRESET),
             NoRequest::Interrupted => Failure::new("interrupted").with_errno(libc::EINTR),
             NoRequest::Bad(failure) => failure,
@@ -149,6 +152,19 @@ impl Client {
             match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) if !guard::cancelled() => {}
                 result => return result.map(drop),
+            }
+        }
+    }
+
+    /// Waits until there is something to read, or a signal asks us to stop. Looks now and then: a signal may
+    /// arrive just before the wait.
+    fn await_packet(&self) -> Result<(), NoRequest> {
+        loop {
+            let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, LOOK_UP) {
+                _ if guard::cancelled() => return Err(NoRequest::Interrupted),
+                Ok(0) | Err(Errno::EINTR) => {}
+                _ => return Ok(()), // reading tells more
             }
         }
     }

@@ -197,3 +197,66 @@ fn reopen(client: &Client, fd: RawFd, inherited: bool) -> Result<OwnedFd, Failur
         .find_map(|path| open(path, flags, Mode::empty()).ok())
         .ok_or_else(|| Failure::bad_request(format!("status_fd {fd} of the client cannot be opened")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::decode;
+    use criu_images::prost::Message as _;
+    use criu_images::proto::{
+        CgroupRoot, CriuPageServerInfo, CriuReq, CriuReqType, ExtMountMap, JoinNamespace, UnixSk,
+    };
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use proptest::prelude::*;
+
+    fn client() -> Client {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, _) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        Client::new(ours).unwrap()
+    }
+
+    fn request() -> CriuReq {
+        let opts = CriuOpts {
+            images_dir_fd: -1,
+            images_dir: Some("/".into()),
+            log_level: Some(4),
+            ps: Some(CriuPageServerInfo { port: Some(80), fd: Some(7), ..CriuPageServerInfo::default() }),
+            cpu_cap: Some(u32::MAX),
+            ext_mnt: vec![ExtMountMap { key: "a".into(), val: "b".into() }],
+            cg_root: vec![CgroupRoot { ctrl: None, path: "/x".into() }],
+            join_ns: vec![JoinNamespace { ns: "net".into(), ns_file: "1".into(), extra_opt: None }],
+            unix_sk_ino: vec![UnixSk { inode: 5 }],
+            manage_cgroups_mode: Some(6),
+            empty_ns: Some(0x4000_0000),
+            config_file: Some("no.conf".into()),
+            exec_cmd: vec!["true".into()],
+            ..CriuOpts::default()
+        };
+        CriuReq { r#type: CriuReqType::Dump.into(), opts: Some(opts), ..CriuReq::default() }
+    }
+
+    #[test]
+    fn the_clients_own_pid_is_the_default() {
+        let opts = CriuOpts { images_dir_fd: -1, images_dir: Some("/".into()), ..CriuOpts::default() };
+        let bytes = CriuReq { opts: Some(opts), ..request() }.encode_to_vec();
+        let (message, client) = (decode(&bytes).unwrap(), client());
+        let job = prepare(&message, Command::Dump, &client, &Sources::default(), true).unwrap();
+        assert_eq!(job.root(), std::process::id() as i32);
+        assert_eq!(job.options().log_file.as_deref(), Some(Path::new(DEFAULT_LOG)));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_requests_give_a_job_or_an_error(at: usize, byte: u8, command in 0..Command::ALL.len()) {
+            let mut bytes = request().encode_to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(message) = decode(&bytes) {
+                let result = prepare(&message, Command::ALL[command], &client(), &Sources::default(), true);
+                if let Err(failure) = result {
+                    prop_assert!(failure.errno != 0 && !failure.message.is_empty());
+                }
+            }
+        }
+    }
+}

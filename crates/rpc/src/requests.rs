@@ -142,7 +142,7 @@ impl Session<'_> {
     fn in_worker(&self, message: &Message, kind: Kind, command: Command) -> Done {
         let job = match job::prepare(message, command, &self.client, &self.sources, self.inherited) {
             Ok(job) => job,
-            Err(failure) => return self.send(finished(kind, &Err(failure))),
+            Err(failure) => return self.answer(kind, Err(failure)),
         };
         let root = job.root();
         self.backend.flush_log();
@@ -173,8 +173,8 @@ impl Session<'_> {
         );
         let lost = default_signals().err().map(|errno| Failure::because("sigaction", &errno));
         match (worker, rescued.or(lost)) {
-            (Err(error), _) => self.send(finished(kind, &Err(error.into()))),
-            (_, Some(failure)) => self.send(finished(kind, &Err(failure))),
+            (Err(error), _) => self.answer(kind, Err(error.into())),
+            (_, Some(failure)) => self.answer(kind, Err(failure)),
             (Ok(code::UNTOLD), _) => Done { success: false, next: Next::End },
             (Ok(code), _) => Done { success: code == code::DONE, next: Next::Any },
         }

@@ -3,6 +3,8 @@
 use crate::client::{Process, Swrk, kept_open, request};
 use crate::fake::ROOT;
 use criu_images::proto::{CriuOpts, CriuReq, CriuReqType as Kind, CriuResp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn answer(success: bool) -> CriuReq {
     CriuReq { notify_success: Some(success), ..request(Kind::Notify, None) }
@@ -141,4 +143,14 @@ fn a_client_that_hangs_up_stops_a_dump_in_its_course() {
     drop(connection);
     assert_eq!(server.code(), Some(1));
     assert_eq!(std::fs::read_to_string(dir.path().join("undone")).unwrap(), "true");
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_silent_client() {
+    let (target, swrk) = (Process::target(), Swrk::start());
+    swrk.connection.send(&request(Kind::Dump, notified(swrk.opts(target.pid()))));
+    stage(&swrk.connection.receive().unwrap());
+    kill(Pid::from_raw(swrk.server.pid()), Signal::SIGTERM).unwrap();
+    let reply = swrk.connection.receive().unwrap();
+    assert_eq!((reply.success, reply.r#type(), reply.cr_errno), (false, Kind::Dump, Some(libc::EINTR)));
 }
