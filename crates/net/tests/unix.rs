@@ -226,13 +226,54 @@ fn an_inherited_end() {
     assert_eq!(other.read(&mut [0]).unwrap(), 1);
 }
 
-#[test]
-fn descriptors_in_flight_are_refused() {
-    let (one, two) = UnixStream::pair().unwrap();
-    let fds = [0];
+fn send_descriptor(through: &OwnedFd, fd: i32) {
+    let fds = [fd];
     let rights = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
     let bytes = [std::io::IoSlice::new(b"x")];
-    nix::sys::socket::sendmsg::<()>(one.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+    nix::sys::socket::sendmsg::<()>(through.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+}
+
+#[test]
+fn descriptors_in_flight_that_nobody_holds_are_refused() {
+    let (one, two) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()).unwrap();
+    send_descriptor(&one, 0);
     let text = refusal(&[one.as_fd(), two.as_fd()], &Options::default());
     assert!(text.contains("in flight"), "{text}");
+}
+
+#[test]
+fn sockets_in_flight_even_over_themselves() {
+    for kind in [SockType::Stream, SockType::SeqPacket, SockType::Datagram] {
+        let (one, two) = socketpair(AddressFamily::Unix, kind, None, SockFlag::empty()).unwrap();
+        send(one.as_raw_fd(), b"before", MsgFlags::empty()).unwrap();
+        send_descriptor(&one, one.as_raw_fd());
+        send_descriptor(&one, two.as_raw_fd());
+        send(one.as_raw_fd(), b"after", MsgFlags::empty()).unwrap();
+        let again = through(&[one.as_fd(), two.as_fd()]);
+        drop((one, two));
+        let fds: Vec<_> = again().collect();
+        let mut seen = Vec::new();
+        let mut text = Vec::new();
+        let mut bytes = [0; 6];
+        loop {
+            let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
+            let mut space = nix::cmsg_space!([i32; 4]);
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let fd = fds[1].as_raw_fd();
+            let Ok(message) = nix::sys::socket::recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) else {
+                break;
+            };
+            for control in message.cmsgs().unwrap() {
+                let nix::sys::socket::ControlMessageOwned::ScmRights(rights) = control else { panic!() };
+                seen.extend(rights.iter().map(|fd| common::same(*fd, fds[0].as_raw_fd())));
+            }
+            let len = message.bytes;
+            text.extend_from_slice(&bytes[..len]);
+        }
+        assert_eq!(
+            (seen.as_slice(), text.as_slice()),
+            (&[true, false][..], &b"beforexxafter"[..]),
+            "{kind:?}"
+        );
+    }
 }

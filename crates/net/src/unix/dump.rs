@@ -1,13 +1,15 @@
 //! The dump of all unix sockets of a tree.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use criu_images::proto::{self, SkShutdown};
 use criu_images::{Image, Record, RecordSet};
 use criu_kernel::sockdiag::{SockDiag, UnixSocket};
 use criu_resource::{BoxError, Descriptor, Fate, FileDump, Options};
 
-use super::{EXTERNAL, name, queue, state};
+use super::queue::{self, Packet};
+use super::{EXTERNAL, name, state};
 use crate::error::{About, Called, Error, Result};
 use crate::options;
 use crate::tree::Home;
@@ -20,6 +22,8 @@ pub(super) struct UnixDump<'t> {
     diag: Option<HashMap<u64, UnixSocket>>,
     /// Clients that wait to be accepted, and the listening socket they wait at.
     waiting: HashMap<u64, u64>,
+    /// What lies in the queues, by description. Read before the entries, as it may hold descriptors.
+    queued: Vec<(u32, Vec<Packet>)>,
     /// Inodes of the tree's own sockets.
     own: HashSet<u64>,
     /// Sockets outside of the tree that have an entry already.
@@ -33,6 +37,7 @@ impl<'t> UnixDump<'t> {
             home: Home::default(),
             diag: None,
             waiting: HashMap::new(),
+            queued: Vec::new(),
             own: HashSet::new(),
             outside: HashSet::new(),
         }
@@ -61,6 +66,19 @@ impl<'t> UnixDump<'t> {
         format!("{inode} ({})", name::show(name))
     }
 
+    /// Looks into the queue.
+    fn look_inside(&mut self, descriptor: &Descriptor<'_>) -> Result<()> {
+        self.home.check(descriptor.fd)?;
+        let Some(seen) = self.seen(descriptor.ino) else { return Ok(()) };
+        let datagram = i32::from(seen.kind) == libc::SOCK_DGRAM;
+        // There are datagrams of no bytes.
+        if u32::from(seen.state) != state::LISTEN && (datagram || seen.receive_queue > 0) {
+            let packets = queue::peek(descriptor.fd, !datagram)?;
+            self.queued.push((descriptor.id, packets));
+        }
+        Ok(())
+    }
+
     fn read(&mut self, descriptor: &Descriptor<'_>, records: &mut RecordSet) -> Result<proto::UnixSkEntry> {
         let seen = self
             .seen(descriptor.ino)
@@ -87,14 +105,9 @@ impl<'t> UnixDump<'t> {
         };
         name::describe(descriptor.fd, seen.name.as_deref().unwrap_or_default(), &mut entry)?;
         entry.peer = self.peer(&seen, records)? as u32;
-        let datagram = kind == libc::SOCK_DGRAM;
-        if state == state::LISTEN {
-            if seen.pending.contains(&0) {
-                let what = "a connection that waits to be accepted and whose client is gone";
-                return Err(Error::Unsupported(what.into()));
-            }
-        } else if datagram || seen.receive_queue > 0 {
-            queue::dump(descriptor.fd, descriptor.id, !datagram, records)?;
+        if state == state::LISTEN && seen.pending.contains(&0) {
+            let what = "a connection that waits to be accepted and whose client is gone";
+            return Err(Error::Unsupported(what.into()));
         }
         Ok(entry)
     }
@@ -175,7 +188,7 @@ impl<'t> UnixDump<'t> {
 impl FileDump for UnixDump<'_> {
     fn lock(&mut self, descriptor: &Descriptor<'_>) -> Result<(), BoxError> {
         self.look_around()?;
-        self.home.check(descriptor.fd).about(|| format!("unix socket {}", descriptor.ino))?;
+        self.look_inside(descriptor).about(|| format!("unix socket {}", self.describe(descriptor.ino)))?;
         self.own.insert(descriptor.ino);
         Ok(())
     }
@@ -197,7 +210,16 @@ impl FileDump for UnixDump<'_> {
         })
     }
 
-    fn finish(&mut self, _: &dyn Fn(i32, i32) -> Option<u32>, _: &mut RecordSet) -> Result<(), BoxError> {
+    fn finish(
+        &mut self,
+        id_of: &dyn Fn(i32, i32) -> Option<u32>,
+        records: &mut RecordSet,
+    ) -> Result<(), BoxError> {
+        let own = std::process::id() as i32;
+        let id_of = |fd: BorrowedFd<'_>| id_of(own, fd.as_raw_fd());
+        for (id, packets) in self.queued.drain(..) {
+            queue::store(id, packets, &id_of, records).about(|| format!("unix socket {id:#x}"))?;
+        }
         Ok(())
     }
 

@@ -1,14 +1,14 @@
 //! Queues of unix sockets: read without taking anything away, and filled again by the peer.
 
 use std::collections::HashMap;
-use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use criu_images::proto::SkPacketEntry;
+use criu_images::proto::{ScmEntry, SkPacketEntry};
 use criu_images::{Image, Record, RecordSet, Store, record};
 use criu_kernel::sockopt;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 
 use crate::error::{Called, Error, Result};
 
@@ -17,38 +17,69 @@ const ROOM: usize = 256 << 10;
 /// Room for control messages: 253 descriptors, credentials, a security label.
 const CONTROL: usize = 4096;
 
-/// Reads the queue of a socket into records for the description `id`.
-pub(super) fn dump(fd: BorrowedFd<'_>, id: u32, stream: bool, records: &mut RecordSet) -> Result<()> {
-    let original = sockopt::peek_offset(fd).called("getsockopt(SO_PEEK_OFF)")?;
-    sockopt::set_peek_offset(fd, 0).called("setsockopt(SO_PEEK_OFF)")?;
-    let read = peek_all(fd, id, stream, records);
-    sockopt::set_peek_offset(fd, original).called("setsockopt(SO_PEEK_OFF)")?;
-    read
+/// A packet, or a part of a stream, with the descriptors that travel with it. Of a stream, the part may
+/// begin before the byte that they were sent with: a peek tells no more.
+#[derive(Debug)]
+pub(super) struct Packet {
+    bytes: Vec<u8>,
+    rights: Vec<OwnedFd>,
 }
 
-fn peek_all(fd: BorrowedFd<'_>, id: u32, stream: bool, records: &mut RecordSet) -> Result<()> {
+/// Reads the queue of a socket; nothing is taken away.
+pub(super) fn peek(fd: BorrowedFd<'_>, stream: bool) -> Result<Vec<Packet>> {
+    let original = sockopt::peek_offset(fd).called("getsockopt(SO_PEEK_OFF)")?;
+    sockopt::set_peek_offset(fd, 0).called("setsockopt(SO_PEEK_OFF)")?;
+    let packets = peek_all(fd, stream);
+    sockopt::set_peek_offset(fd, original).called("setsockopt(SO_PEEK_OFF)")?;
+    packets
+}
+
+fn peek_all(fd: BorrowedFd<'_>, stream: bool) -> Result<Vec<Packet>> {
+    let mut packets = Vec::new();
     let mut buffer = vec![0; ROOM];
     let mut offset = 0;
-    loop {
-        let (len, truncated) = match peek(fd, &mut buffer)? {
-            None => return Ok(()),
-            // The end of a stream, or a datagram of no bytes.
-            Some((0, _)) if stream => return Ok(()),
-            Some(read) => read,
-        };
+    while let Some((len, truncated, rights)) = peek_one(fd, &mut buffer)? {
         if truncated {
             buffer.resize(buffer.len() * 2, 0);
             sockopt::set_peek_offset(fd, offset).called("setsockopt(SO_PEEK_OFF)")?;
             continue;
         }
+        // The end of a stream; but there may be datagrams of no bytes.
+        if len == 0 && stream {
+            break;
+        }
         offset += len as i32;
-        let entry = SkPacketEntry { id_for: id, length: len as u32, ..SkPacketEntry::default() };
-        records.push(Record::new(Image::SkQueues, 0, &entry).with_payload(buffer[..len].to_vec()));
+        packets.push(Packet { bytes: buffer[..len].to_vec(), rights });
     }
+    Ok(packets)
 }
 
-/// One packet, or as much of a stream as there is room for: its length, and whether it was longer.
-fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, bool)>> {
+/// Stores packets for the description `id`. `id_of` tells the id of a description from a descriptor.
+pub(super) fn store(
+    id: u32,
+    packets: Vec<Packet>,
+    id_of: &dyn Fn(BorrowedFd<'_>) -> Option<u32>,
+    records: &mut RecordSet,
+) -> Result<()> {
+    for packet in packets {
+        let ids: Option<Vec<_>> = packet.rights.iter().map(|fd| id_of(fd.as_fd())).collect();
+        let rights = ids.ok_or_else(|| {
+            let what = "descriptors in flight (SCM_RIGHTS) that no task of the tree holds as well";
+            Error::Unsupported(what.into())
+        })?;
+        let mut entry =
+            SkPacketEntry { id_for: id, length: packet.bytes.len() as u32, ..SkPacketEntry::default() };
+        if !rights.is_empty() {
+            entry.scm.push(ScmEntry { r#type: libc::SCM_RIGHTS as u32, rights });
+        }
+        records.push(Record::new(Image::SkQueues, 0, &entry).with_payload(packet.bytes));
+    }
+    Ok(())
+}
+
+/// One packet, or as much of a stream as there is room for: its length, whether it was longer, and the
+/// descriptors with it.
+fn peek_one(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, bool, Vec<OwnedFd>)>> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut parts = [IoSliceMut::new(buffer)];
     let mut control = vec![0; CONTROL];
@@ -56,34 +87,28 @@ fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, bool)>> 
         Err(Errno::EAGAIN) => return Ok(None),
         answer => answer.called("recvmsg(MSG_PEEK)")?,
     };
-    let mut controls = message.cmsgs().called("recvmsg: control messages")?.peekable();
-    if controls.peek().is_some() {
-        return Err(in_flight(controls));
-    }
-    Ok(Some((message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))))
-}
-
-/// Names what travels with a packet. Descriptors among it were made for us, and are closed.
-fn in_flight(controls: impl Iterator<Item = ControlMessageOwned>) -> Error {
-    let named: Vec<_> = controls
-        .map(|control| match control {
+    let (mut rights, mut other) = (Vec::new(), None);
+    for control in message.cmsgs().called("recvmsg: control messages")? {
+        match control {
             ControlMessageOwned::ScmRights(fds) => {
-                let count = fds.len();
-                for fd in fds {
-                    // SAFETY: recvmsg made this descriptor for us; nobody else knows it.
-                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-                }
-                format!("{count} descriptors in flight (SCM_RIGHTS)")
+                // SAFETY: recvmsg made these descriptors for us; nobody else knows them.
+                rights.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
-            ControlMessageOwned::ScmCredentials(_) => "credentials in flight (SCM_CREDENTIALS)".into(),
-            other => format!("a control message in flight ({other:?})"),
-        })
-        .collect();
-    Error::Unsupported(named.join(", "))
+            ControlMessageOwned::ScmCredentials(_) => {
+                other = Some("credentials (SCM_CREDENTIALS)".to_owned())
+            }
+            unknown => other = Some(format!("a control message ({unknown:?})")),
+        }
+    }
+    match other {
+        Some(what) => Err(Error::Unsupported(format!("{what} in flight"))),
+        None => Ok(Some((message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC), rights))),
+    }
 }
 
-/// The packets of all queues, by the description that is to receive them.
-pub(super) type Queues = HashMap<u32, Vec<Vec<u8>>>;
+/// The packets of all queues, by the description that is to receive them: each with the ids of the
+/// descriptions that travel with it.
+pub(super) type Queues = HashMap<u32, Vec<(Vec<u8>, Vec<u32>)>>;
 
 /// Reads `sk-queues.img`, where there is one.
 pub(super) fn read(store: &dyn Store) -> Result<Queues> {
@@ -94,25 +119,35 @@ pub(super) fn read(store: &dyn Store) -> Result<Queues> {
     };
     for record in records {
         let entry: SkPacketEntry = record.decode()?;
-        if !entry.scm.is_empty() {
-            return Err(Error::Unsupported("descriptors in flight (SCM_RIGHTS) in sk-queues.img".into()));
+        if let Some(other) = entry.scm.iter().find(|scm| scm.r#type as i32 != libc::SCM_RIGHTS) {
+            return Err(Error::Unsupported(format!("a control message of type {} in flight", other.r#type)));
         }
-        queues.entry(entry.id_for).or_default().push(record.payload);
+        let rights = entry.scm.into_iter().flat_map(|scm| scm.rights).collect();
+        queues.entry(entry.id_for).or_default().push((record.payload, rights));
     }
     Ok(queues)
 }
 
-/// Sends packets; each as a whole, but for a stream. Buffers must be wide.
-pub(super) fn fill(sender: BorrowedFd<'_>, packets: &[Vec<u8>], stream: bool) -> Result<()> {
+/// Sends packets, each as a whole but for a stream. Buffers must be wide. `fd_of` finds a description.
+pub(super) fn fill(
+    sender: BorrowedFd<'_>,
+    packets: &[(Vec<u8>, Vec<u32>)],
+    stream: bool,
+    fd_of: &dyn Fn(u32) -> Option<OwnedFd>,
+) -> Result<()> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    for packet in packets {
-        let mut rest = packet.as_slice();
-        loop {
-            let sent = send(sender.as_raw_fd(), rest, flags).called("send(a queued packet)")?;
-            rest = &rest[sent..];
-            if rest.is_empty() || !stream {
-                break;
-            }
+    for (bytes, rights) in packets {
+        let descriptions: Option<Vec<OwnedFd>> = rights.iter().map(|id| fd_of(*id)).collect();
+        let descriptions =
+            descriptions.ok_or_else(|| Error::Corrupt(format!("files {rights:x?} in flight are missing")))?;
+        let numbers: Vec<_> = descriptions.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let control = if numbers.is_empty() { &[][..] } else { &control };
+        let first = [IoSlice::new(bytes)];
+        let sent = sendmsg::<()>(sender.as_raw_fd(), &first, control, flags, None);
+        let mut rest = &bytes[sent.called("sendmsg(a queued packet)")?..];
+        while stream && !rest.is_empty() {
+            rest = &rest[send(sender.as_raw_fd(), rest, flags).called("send(a queued packet)")?..];
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The restore of all unix sockets of a tree.
 //!
 //! All sockets are made when the first one is asked for: only then every entry is known, and pairs are
-//! made in one go. Options and shutdowns follow when all descriptions are open.
+//! made in one go. Queues, connections, options and shutdowns follow when all descriptions are open.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,13 +22,13 @@ pub(super) struct UnixRestore<'t> {
     context: &'t RestoreContext<'t>,
     entries: Vec<UnixSkEntry>,
     queues: Queues,
-    made: Option<Vec<OwnedFd>>,
+    wiring: Option<Wiring>,
 }
 
 impl<'t> UnixRestore<'t> {
     pub fn new(context: &'t RestoreContext<'t>) -> Result<Self> {
         let queues = queue::read(context.store)?;
-        Ok(Self { context, entries: Vec::new(), queues, made: None })
+        Ok(Self { context, entries: Vec::new(), queues, wiring: None })
     }
 
     fn check(&self, entry: &UnixSkEntry) -> Result<()> {
@@ -58,13 +58,12 @@ impl<'t> UnixRestore<'t> {
         Ok(sockets.filter(|entry| entry.uflags & EXTERNAL != 0).map(|entry| (entry.ino, entry)).collect())
     }
 
-    fn made(&mut self) -> Result<&[OwnedFd]> {
-        if self.made.is_none() {
-            let outside = self.outside()?;
-            let wiring = Wiring::new(&self.entries, &outside, &self.queues, self.context.options);
-            self.made = Some(wiring.run()?);
-        }
-        Ok(self.made.as_deref().unwrap_or_default())
+    fn wiring(&mut self) -> Result<&Wiring> {
+        let wiring = match self.wiring.take() {
+            Some(wiring) => wiring,
+            None => Wiring::make(self.entries.clone(), self.outside()?, self.context.options)?,
+        };
+        Ok(self.wiring.insert(wiring))
     }
 }
 
@@ -93,17 +92,15 @@ impl FileRestore for UnixRestore<'_> {
 
     fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError> {
         let entry = own(entry)?;
-        let position = self.entries.iter().position(|known| known.id == entry.id);
-        let position =
-            position.ok_or_else(|| Error::Corrupt(format!("{} was not planned", describe(entry))))?;
-        let made = &self.made()?[position];
-        Ok(options::duplicate(made.as_fd()).about(|| describe(entry))?)
+        let socket = self.wiring()?.socket(entry.id);
+        let socket = socket.ok_or_else(|| Error::Corrupt(format!("{} was not made", describe(entry))))?;
+        Ok(options::duplicate(socket).about(|| describe(entry))?)
     }
 
-    fn connect(&mut self, _: &dyn Fn(u32) -> Option<OwnedFd>) -> Result<(), BoxError> {
-        // Closes our own descriptors of them, too.
-        for (entry, fd) in self.entries.iter().zip(self.made.take().unwrap_or_default()) {
-            settle(fd.as_fd(), entry).about(|| describe(entry))?;
+    fn connect(&mut self, fd_of: &dyn Fn(u32) -> Option<OwnedFd>) -> Result<(), BoxError> {
+        let Some(wiring) = self.wiring.take() else { return Ok(()) };
+        for (entry, socket) in wiring.connect(&self.queues, self.context.options, fd_of)? {
+            settle(socket.as_fd(), &entry).about(|| describe(&entry))?;
         }
         Ok(())
     }

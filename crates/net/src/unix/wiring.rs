@@ -1,7 +1,7 @@
 //! Makes all unix sockets of a tree and connects them with each other.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use criu_images::proto::UnixSkEntry;
@@ -52,60 +52,75 @@ enum Link {
     Inherited(i32),
 }
 
-/// The work.
-pub(super) struct Wiring<'a> {
-    entries: &'a [UnixSkEntry],
-    outside: &'a HashMap<u32, UnixSkEntry>,
-    queues: &'a Queues,
-    options: &'a Options,
+/// The work, in two steps: [`Wiring::make`] when sockets are asked for, [`Wiring::connect`] when all
+/// descriptions of all kinds are open.
+pub(super) struct Wiring {
+    entries: Vec<UnixSkEntry>,
+    outside: HashMap<u32, UnixSkEntry>,
+    links: Vec<Link>,
     made: Vec<Option<Made>>,
     reach: Vec<Option<Reach>>,
 }
 
-impl<'a> Wiring<'a> {
-    pub fn new(
-        entries: &'a [UnixSkEntry],
-        outside: &'a HashMap<u32, UnixSkEntry>,
-        queues: &'a Queues,
-        options: &'a Options,
-    ) -> Self {
+impl Wiring {
+    /// Makes all sockets, and binds them.
+    pub fn make(
+        entries: Vec<UnixSkEntry>,
+        outside: HashMap<u32, UnixSkEntry>,
+        options: &Options,
+    ) -> Result<Self> {
         let made = entries.iter().map(|_| None).collect();
         let reach = entries.iter().map(|_| None).collect();
-        Self { entries, outside, queues, options, made, reach }
-    }
-
-    /// Makes all sockets; the answer has the order of the entries.
-    pub fn run(mut self) -> Result<Vec<OwnedFd>> {
-        let links = self.links()?;
+        let mut wiring = Self { entries, outside, links: Vec::new(), made, reach };
+        wiring.links = wiring.find_links(options)?;
+        let links = wiring.links.clone();
         // Whoever is connected to must be there first; among them, listening sockets come before the
         // pairs that were made through them.
-        let early = |link| !matches!(link, Link::Pair(_));
-        for (position, link) in links.iter().enumerate().filter(|(_, link)| early(**link)) {
-            self.single(position, *link).about(|| describe(&self.entries[position]))?;
+        for (position, link) in links.iter().enumerate() {
+            if !matches!(link, Link::Pair(_)) {
+                wiring.single(position, *link).about(|| describe(&wiring.entries[position]))?;
+            }
         }
         for (position, link) in links.iter().enumerate() {
             if let Link::Pair(peer) = *link
                 && position < peer
             {
-                self.pair(position, peer).about(|| describe(&self.entries[position]))?;
+                wiring.pair(position, peer).about(|| describe(&wiring.entries[position]))?;
             }
         }
-        // A connected datagram socket takes nothing from others than its peer, so queues come first.
-        for (position, entry) in self.entries.iter().enumerate() {
-            self.fill(position).about(|| describe(entry))?;
-        }
-        for (position, link) in links.iter().enumerate() {
-            self.connect(position, *link).about(|| describe(&self.entries[position]))?;
-        }
-        let made: Option<Vec<_>> = self.made.into_iter().map(|made| made.map(|made| made.fd)).collect();
-        made.ok_or_else(|| Error::Corrupt("unix sockets whose peers contradict each other".into()))
+        Ok(wiring)
     }
 
-    fn links(&self) -> Result<Vec<Link>> {
+    /// The socket of a description.
+    pub fn socket(&self, id: u32) -> Option<BorrowedFd<'_>> {
+        let position = self.entries.iter().position(|entry| entry.id == id)?;
+        self.made[position].as_ref().map(|made| made.fd.as_fd())
+    }
+
+    /// Fills queues and connects to peers; the answer has all sockets, with their entries.
+    pub fn connect(
+        mut self,
+        queues: &Queues,
+        options: &Options,
+        fd_of: &dyn Fn(u32) -> Option<OwnedFd>,
+    ) -> Result<Vec<(UnixSkEntry, OwnedFd)>> {
+        // A connected datagram socket takes nothing from others than its peer, so queues come first.
+        for position in 0..self.entries.len() {
+            self.fill(position, queues, fd_of).about(|| describe(&self.entries[position]))?;
+        }
+        for position in 0..self.entries.len() {
+            self.join(position, options).about(|| describe(&self.entries[position]))?;
+        }
+        let sockets = self.made.into_iter().map(|made| made.map(|made| made.fd));
+        let sockets = self.entries.into_iter().zip(sockets);
+        Ok(sockets.filter_map(|(entry, socket)| Some((entry, socket?))).collect())
+    }
+
+    fn find_links(&self, options: &Options) -> Result<Vec<Link>> {
         let by_inode: HashMap<u32, usize> =
             self.entries.iter().enumerate().map(|(position, entry)| (entry.ino, position)).collect();
         let link = |position: usize, entry: &UnixSkEntry| {
-            if let Some(number) = self.options.inherit_fd.get(&format!("socket:[{}]", entry.ino)) {
+            if let Some(number) = options.inherit_fd.get(&format!("socket:[{}]", entry.ino)) {
                 return Ok(Link::Inherited(*number));
             }
             let connection = !is_datagram(entry) && entry.state == state::ESTABLISHED;
@@ -212,7 +227,12 @@ impl<'a> Wiring<'a> {
     }
 
     /// Fills the queue of a socket; a helper is then done.
-    fn fill(&mut self, position: usize) -> Result<()> {
+    fn fill(
+        &mut self,
+        position: usize,
+        queues: &Queues,
+        fd_of: &dyn Fn(u32) -> Option<OwnedFd>,
+    ) -> Result<()> {
         let helper = match &mut self.made[position] {
             Some(made) => match std::mem::replace(&mut made.sender, Sender::Nobody) {
                 Sender::Nobody => None,
@@ -224,17 +244,17 @@ impl<'a> Wiring<'a> {
             None => None,
         };
         let entry = &self.entries[position];
-        let Some(packets) = self.queues.get(&entry.id) else { return Ok(()) };
+        let Some(packets) = queues.get(&entry.id) else { return Ok(()) };
         let sender =
             helper.ok_or_else(|| Error::Corrupt("a queue, but nobody who could have filled it".into()))?;
         options::widen_buffers(sender.as_fd())?;
-        queue::fill(sender.as_fd(), packets, entry.r#type as i32 == libc::SOCK_STREAM)
+        queue::fill(sender.as_fd(), packets, entry.r#type as i32 == libc::SOCK_STREAM, fd_of)
     }
 
-    fn connect(&mut self, position: usize, link: Link) -> Result<()> {
+    fn join(&mut self, position: usize, options: &Options) -> Result<()> {
         let entry = &self.entries[position];
         let Some(made) = &self.made[position] else { return Ok(()) };
-        match link {
+        match self.links[position] {
             Link::To(peer) => {
                 let reach = self.reach[peer].as_ref().ok_or_else(|| {
                     Error::Unsupported(format!("its unnamed peer {}", self.entries[peer].ino))
@@ -243,7 +263,7 @@ impl<'a> Wiring<'a> {
             }
             Link::Outside => {
                 let peer = &self.outside[&entry.peer];
-                if self.options.ext_unix_sk.is_none() {
+                if options.ext_unix_sk.is_none() {
                     return Err(Error::ExternalPeer {
                         socket: describe(entry),
                         peer: name::show(&peer.name),

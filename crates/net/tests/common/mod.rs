@@ -65,7 +65,9 @@ pub fn dump(
         .iter()
         .map(|descriptor| dump.entry(descriptor, &mut records))
         .collect::<Result<Vec<_>, _>>()?;
-    let id_of = |_, number| fds.iter().zip(1..).find(|(fd, _)| fd.as_raw_fd() == number).map(|(_, id)| id);
+    // Also for other descriptors of this process that refer to the same description.
+    let id_of =
+        |_, number| fds.iter().zip(1..).find(|(fd, _)| same(fd.as_raw_fd(), number)).map(|(_, id)| id);
     dump.finish(&id_of, &mut records)?;
     records.write_to(&store)?;
     let root = proto::PstreeEntry { pid: std::process::id(), ..Default::default() };
@@ -135,4 +137,11 @@ impl Seen {
             fown: proto::FownEntry::default(),
         }
     }
+}
+
+/// Whether two descriptors of this process refer to the same description.
+pub fn same(one: i32, two: i32) -> bool {
+    let me = std::process::id();
+    // SAFETY: kcmp(KCMP_FILE) takes five integers.
+    unsafe { libc::syscall(libc::SYS_kcmp, me, me, 0, one, two) == 0 }
 }
