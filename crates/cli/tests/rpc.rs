@@ -124,14 +124,19 @@ fn restore() -> Result<()> {
     criu.set_images_dir_fd(images.as_raw_fd());
     criu.set_log_level(4);
     criu.set_log_file("restore.log".into());
+    criu.set_rst_sibling(true);
     criu.set_notify_scripts(true);
     criu.set_notify_cb(|stage, notify, _| {
         STAGES.lock().unwrap().push(format!("{stage} {}", notify.pid()));
         0
     });
     criu.restore()?;
-    let (stages, told) = (noted(), format!("post-restore {}", variable("PID")?));
+    let pid = variable("PID")?;
+    let (stages, told) = (noted(), format!("post-restore {pid}"));
     ensure!(stages.contains(&told), "{told} is not in {stages:?}");
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = format!("PPid:\t{}\n", std::process::id());
+    ensure!(status.contains(&parent), "with rst_sibling the root is not the client's child: {status}");
     Ok(())
 }
 
