@@ -215,6 +215,11 @@ impl Inodes {
         Ok(())
     }
 
+    /// The name of a description's file.
+    pub fn name(&self, memfd: &MemfdFileEntry) -> &str {
+        self.entries.get(&memfd.inode_id).map_or("", |entry| &entry.name)
+    }
+
     /// Opens the file with `flags`, or those of the description.
     pub fn open(
         &mut self,

@@ -96,6 +96,10 @@ impl<K: Named> FileRestore for NamedRestore<'_, K> {
 
     fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError> {
         let (position, owner) = K::position(entry).ok_or_else(|| alone::missing(entry))?;
+        let external = self.files.regular(entry.id).is_some_and(|regular| regular.ext());
+        if !external && let Some(fd) = self.files.given(entry.id)? {
+            return Ok(fd);
+        }
         let fd = self.files.open(self.context.store, entry.id, None)?;
         let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
         if flags & libc::O_PATH == 0 {

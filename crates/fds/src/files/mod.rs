@@ -234,22 +234,38 @@ impl Files {
         Ok(())
     }
 
+    /// Restore: the descriptor of criu-rs that the user named to take the place of file `id`, position and
+    /// all.
+    pub(crate) fn given(&self, id: u32) -> Result<Option<OwnedFd>, BoxError> {
+        let state = self.state();
+        let planned = &state.planned;
+        let key = match (planned.regular.get(&id), planned.memfd.get(&id)) {
+            (Some(regular), _) => regular.name.trim_start_matches('/').to_owned(),
+            (_, Some(memfd)) => format!("/memfd:{}", planned.inodes.name(memfd)),
+            _ => return Err(format!("files.img has no regular file with id {id:#x}").into()),
+        };
+        Ok(inherited(&state.options, &key)?)
+    }
+
     /// Restore: opens file `id`, with its own flags or others. The position stays at the begin.
     pub(crate) fn open(&self, store: &dyn Store, id: u32, flags: Option<u32>) -> Result<OwnedFd, BoxError> {
+        let given = self.given(id)?;
         let mut state = self.state();
         let state = &mut *state;
+        let external = state.planned.regular.get(&id).filter(|entry| entry.ext());
+        match (given, external) {
+            (Some(fd), Some(entry)) => return Ok(sys::reopen(fd.as_fd(), flags.unwrap_or(entry.flags))?),
+            (Some(fd), None) => return Ok(fd),
+            (None, Some(entry)) => {
+                let key = &entry.name;
+                return Err(format!("{key} was dumped as external; use --inherit-fd fd[N]:{key}").into());
+            }
+            (None, None) => {}
+        }
         if let Some(entry) = state.planned.memfd.get(&id) {
             return Ok(state.planned.inodes.open(entry, flags, store)?);
         }
-        let Some(entry) = state.planned.regular.get(&id) else {
-            return Err(format!("files.img has no regular file with id {id:#x}").into());
-        };
-        if let Some(fd) = inherited(&state.options, entry.name.trim_start_matches('/'))? {
-            return Ok(match entry.ext() {
-                true => sys::reopen(fd.as_fd(), flags.unwrap_or(entry.flags))?,
-                false => fd,
-            });
-        }
+        let entry = &state.planned.regular[&id];
         let remap = state.planned.remaps.get(&id);
         open::Opener {
             options: &state.options,

@@ -121,8 +121,7 @@ impl State {
     pub(super) fn name(&mut self, d: &Descriptor<'_>) -> Result<proto::RegFileEntry, BoxError> {
         let external = format!("file[{:x}:{:x}]", d.mnt_id, d.ino);
         let given = |key: &String| {
-            key.split_once("]:").map_or(key.as_str(), |(head, _)| head).trim_end_matches(']')
-                == external.trim_end_matches(']')
+            key.strip_prefix(&external).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         };
         if self.options.external.iter().any(given) {
             return Ok(proto::RegFileEntry { ext: Some(true), ..entry(d, external) });

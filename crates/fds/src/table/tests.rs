@@ -317,3 +317,40 @@ fn what_procfs_tells_about_the_tree_is_opened_by_the_tree() {
     assert_eq!(File::from(again[0].fd(4)).stream_position().unwrap(), 2);
     assert_eq!(again[0].numbers(), [0, 1, 2, 4, 5]);
 }
+
+#[test]
+fn files_that_somebody_else_provides() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, other) = (directory.path().join("path"), directory.path().join("other"));
+    fs::write(&path, "1234").unwrap();
+    fs::write(&other, "abcdef").unwrap();
+    let task = Stopped::after(|| {
+        keep(File::open(&path).unwrap(), 3);
+        keep(crate::sys::memfd_create(c"name", 0).unwrap(), 4);
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        keep(reader, 5);
+        keep(writer, 6);
+    });
+    let pipe = task.link(5);
+    let mount = fs::read_to_string(format!("/proc/{}/fdinfo/3", task.0)).unwrap();
+    let mount: i32 = crate::observed::line(&mount, "mnt_id").unwrap().parse().unwrap();
+    let external = format!("file[{mount:x}:{:x}]", fstat(task.fd(3)).unwrap().st_ino);
+    let mut options = Options { external: vec![external.clone()], ..options() };
+    let table = table();
+    let store = dump(&table, &[task.0], &options, Fate::Run).unwrap();
+    let error = restore(&table, &[task.0], &store, &options).map(drop).unwrap_err().to_string();
+    assert!(error.contains(&format!("--inherit-fd fd[N]:{external}")), "{error}");
+
+    let (file, (_reader, writer)) = (File::open(&other).unwrap(), nix::unistd::pipe().unwrap());
+    let keys = [
+        (external, file.as_raw_fd()),
+        ("/memfd:name".to_owned(), file.as_raw_fd()),
+        (pipe, writer.as_raw_fd()),
+    ];
+    options.inherit_fd = keys.into();
+    let again = restore(&table, &[task.0], &store, &options).unwrap();
+    let wanted = other.to_str().unwrap();
+    assert_eq!([3, 4].map(|number| again[0].link(number)), [wanted, wanted]);
+    let own = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd())).unwrap();
+    assert_eq!([5, 6].map(|number| again[0].link(number)), [own.to_str().unwrap(), own.to_str().unwrap()]);
+}
