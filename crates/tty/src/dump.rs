@@ -2,9 +2,9 @@
 
 use crate::restore::Restorer;
 use crate::termios::Settings;
-use crate::{Error, classify, info_id, ioctl};
+use crate::{Error, buffer, classify, info_id, ioctl};
 use criu_images::proto::{
-    FdTypes, FileEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType,
+    FdTypes, FileEntry, RegFileEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType,
 };
 use criu_images::{Image, Record, RecordSet};
 use criu_kernel::{Pid, proc::ProcDir};
@@ -12,7 +12,9 @@ use criu_resource::{
     BoxError, Descriptor, Dump, DumpContext, Fate, FileDump, FileKind, FileRestore, RestoreContext,
 };
 use nix::errno::Errno;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Terminals. Also says how to get a new id for `files.img`: each terminal comes with an entry for its path.
 pub struct Terminals {
@@ -42,7 +44,13 @@ impl FileKind for Terminals {
     }
 
     fn dump<'t>(&'t self, context: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
-        Box::new(Dumper { kind: self, context, seen: BTreeMap::new(), pairs: Pairs::default() })
+        Box::new(Dumper {
+            kind: self,
+            context,
+            seen: BTreeMap::new(),
+            pairs: Pairs::default(),
+            ends: BTreeMap::new(),
+        })
     }
 
     fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError> {
@@ -63,6 +71,8 @@ struct Dumper<'t> {
     /// Entries of `tty-info.img` by id.
     seen: BTreeMap<u32, TtyInfoEntry>,
     pairs: Pairs,
+    /// One descriptor of each side of each pair: (number, whether it is the master).
+    ends: BTreeMap<(u32, bool), OwnedFd>,
 }
 
 /// One descriptor's terminal.
@@ -198,6 +208,12 @@ impl FileDump for Dumper<'_> {
         if !hung_up {
             self.check_outside(&terminal)?;
         }
+        if terminal.kind == TtyType::Pty && !hung_up {
+            let end = (terminal.index, terminal.master);
+            if let Entry::Vacant(vacant) = self.ends.entry(end) {
+                vacant.insert(descriptor.fd.try_clone_to_owned()?);
+            }
+        }
         let id = info_id(terminal.index, terminal.master);
         if !self.seen.contains_key(&id) {
             let info = self.info(descriptor, &terminal)?;
@@ -229,7 +245,20 @@ impl FileDump for Dumper<'_> {
         Ok(FileEntry { r#type: FdTypes::Tty as i32, id: descriptor.id, tty: Some(tty), ..Default::default() })
     }
 
-    fn finish(&mut self, _: &dyn Fn(i32, i32) -> Option<u32>, _: &mut RecordSet) -> Result<(), BoxError> {
+    fn finish(
+        &mut self,
+        _: &dyn Fn(i32, i32) -> Option<u32>,
+        records: &mut RecordSet,
+    ) -> Result<(), BoxError> {
+        for (&(index, is_master), end) in &self.ends {
+            let Some(peer) = self.ends.get(&(index, !is_master)) else { continue };
+            let slave = if is_master { peer } else { end };
+            let data = buffer::peek(end.as_fd(), peer.as_fd(), slave.as_fd())?;
+            if !data.is_empty() {
+                let entry = TtyDataEntry { tty_id: info_id(index, is_master), data };
+                records.push(Record::new(Image::TtyData, 0, &entry));
+            }
+        }
         Ok(())
     }
 

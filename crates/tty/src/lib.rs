@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`termios`] | settings and window size of any terminal; usable alone |
 //! | [`pty`] | making a pty pair of a given number; usable alone |
+//! | [`buffer`] | input that waits in a pair; usable alone |
 //! | [`Terminals`] | terminals as a kind of open file |
 //! | [`Controlling`] | the controlling terminal and foreground group of sessions, as task state |
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod buffer;
 mod dump;
 mod error;
 pub mod ioctl;

@@ -2,7 +2,7 @@
 
 use crate::termios::Settings;
 use crate::{Error, ioctl, pty};
-use criu_images::proto::{FileEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyType};
+use criu_images::proto::{FileEntry, RegFileEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, TtyType};
 use criu_images::{Image, StoreExt};
 use criu_resource::{BoxError, FileRestore, RestoreContext, Slot};
 use criu_script::Script;
@@ -24,6 +24,8 @@ pub(crate) struct Restorer<'t> {
     masters: BTreeMap<u32, OwnedFd>,
     /// Pairs whose master nobody holds any more: it is closed when all are open.
     hung_up: BTreeSet<u32>,
+    /// Input that waits to be read, by terminal.
+    waiting: BTreeMap<u32, Vec<u8>>,
     /// Terminals whose settings are in place.
     done: BTreeSet<u32>,
 }
@@ -57,8 +59,11 @@ impl<'t> Restorer<'t> {
             paths.extend(files.into_iter().filter_map(|file| file.reg).map(|reg| (reg.id, reg)));
         }
         let paired = paired(&infos);
+        let waiting = context.store.read_image_opt::<TtyDataEntry>(Image::TtyData, 0)?.unwrap_or_default();
+        let waiting = waiting.into_iter().map(|entry| (entry.tty_id, entry.data)).collect();
         Ok(Restorer {
             context,
+            waiting,
             infos,
             paths,
             paired,
@@ -245,11 +250,18 @@ impl FileRestore for Restorer<'_> {
             let Some(index) = pair(info) else { continue };
             let Some(master) = self.masters.get(&index).map(AsFd::as_fd) else { continue };
             let failed = |call: &'static str| move |errno: Errno| Error::system("/dev/ptmx", call)(errno);
-            if is_master(info) && info.locked {
-                ioctl::lock(master, true).map_err(failed("TIOCSPTLCK"))?;
+            if let Some(data) = self.waiting.get(&info.id) {
+                let slave = pty::open_slave(index, libc::O_RDWR)?;
+                let peer = if is_master(info) { slave.as_fd() } else { master };
+                crate::buffer::put(data, peer, slave.as_fd())?;
             }
             if info.exclusive {
                 ioctl::set_exclusive(master).map_err(failed("TIOCEXCL"))?;
+            }
+        }
+        for info in self.infos.values().filter(|info| info.locked) {
+            if let Some(master) = pair(info).and_then(|index| self.masters.get(&index)) {
+                ioctl::lock(master.as_fd(), true).map_err(Error::system("/dev/ptmx", "TIOCSPTLCK"))?;
             }
         }
         Ok(())
