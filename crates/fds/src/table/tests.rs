@@ -354,3 +354,18 @@ fn files_that_somebody_else_provides() {
     let own = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd())).unwrap();
     assert_eq!([5, 6].map(|number| again[0].link(number)), [own.to_str().unwrap(), own.to_str().unwrap()]);
 }
+
+#[test]
+fn many_tasks_take_linear_time() {
+    let shared = tempfile::NamedTempFile::new().unwrap();
+    let time = |count: usize| {
+        let tasks: Vec<Stopped> =
+            (0..count).map(|_| Stopped::after(|| keep(File::open(shared.path()).unwrap(), 3))).collect();
+        let pids: Vec<i32> = tasks.iter().map(|task| task.0).collect();
+        let start = std::time::Instant::now();
+        dump(&table(), &pids, &options(), Fate::Run).unwrap();
+        start.elapsed()
+    };
+    let (few, many) = (time(20), time(160));
+    assert!(many < few * 8 * 4 + std::time::Duration::from_secs(1), "{few:?} for 20, {many:?} for 160");
+}
