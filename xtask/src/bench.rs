@@ -4,7 +4,7 @@
 //! of the kernel; images go to the temporary folder. Rounds of the two are interleaved, the first round is thrown
 //! away, and a ratio is the median over the pairs of one round.
 
-use crate::cargo::build;
+use crate::cargo::criu;
 use anyhow::{Context, Result, bail, ensure};
 use criu_testkit::{Criu, Sandbox, Target, fixture};
 use std::ffi::OsString;
@@ -48,7 +48,7 @@ pub fn run(rows: &[&str]) -> Result<()> {
     if let Some(unknown) = rows.iter().find(|row| !ROWS.iter().any(|(name, _)| name == *row)) {
         bail!("no row {unknown}; there are {}", ROWS.map(|(name, _)| name).join(", "));
     }
-    let ours = build("criu-cli", "criu-rs", true)?;
+    let ours = criu()?;
     let reference = std::env::var_os("CRIU_REFERENCE").map(PathBuf::from);
     println!("times in ms, median of {ROUNDS} rounds; memory is that of the largest process of criu-rs\n");
     print!("{:<10}", "row");

@@ -24,6 +24,14 @@ pub fn must(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// criu-rs as users get it: `$CRIU_BIN`, or built for release.
+pub fn criu() -> Result<PathBuf> {
+    match std::env::var_os("CRIU_BIN") {
+        Some(path) => Ok(path.into()),
+        None => build("criu-cli", "criu-rs", true),
+    }
+}
+
 /// Builds a binary of the workspace and tells where it lies.
 pub fn build(package: &str, binary: &str, release: bool) -> Result<PathBuf> {
     let mut command = cargo(&["build", "--quiet", "--package", package, "--bin", binary]);
