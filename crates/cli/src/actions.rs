@@ -5,12 +5,18 @@ use anyhow::{Context, Result};
 use criu_config::Options;
 use criu_engine::{DumpStats, Hooks, Restored};
 use criu_images::{Image, StoreExt, magic};
+use criu_resource::Options as Pipeline;
 
-/// Dumps the tree below `--tree`.
-pub fn dump(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<DumpStats> {
+/// Dumps the tree below `--tree`, to which the client at the other end of the socket `service` may belong.
+pub fn dump(
+    options: &Options,
+    service: Option<u64>,
+    place: &Workplace,
+    hooks: &mut dyn Hooks,
+) -> Result<DumpStats> {
     let store = place.new_images()?;
     let catalog = Catalog::new();
-    let pipeline = convert::pipeline(options);
+    let pipeline = Pipeline { service_socket: service, ..convert::pipeline(options) };
     let root = root(options)?;
     let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
     catalog.split_pages(&mut stats.counts);
@@ -51,11 +57,11 @@ pub fn dry_run(options: &Options, place: &Workplace) -> Result<String> {
     Ok(catalog.with(|lists| criu_engine::restore::dry_run(&pipeline, lists, &park, &store))?)
 }
 
-/// Removes the network lock that a killed dump left.
+/// Makes the connections of a tree work again whose dump was killed.
 pub fn rescue(root: i32) {
-    match criu_net::lock::remove_stale(root) {
+    match criu_net::rescue(root) {
         Ok(true) => tracing::warn!("net: the killed dump's network lock is removed"),
         Ok(false) => {}
-        Err(error) => tracing::error!("net: the killed dump's network lock stays: {error}"),
+        Err(error) => tracing::error!("net: connections of the tree may stay locked: {error}"),
     }
 }

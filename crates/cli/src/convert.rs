@@ -17,6 +17,7 @@ pub fn pipeline(options: &Options) -> resource::Options {
             .ext_unix_sk
             .as_ref()
             .map(|inodes| inodes.iter().map(|&ino| ino.into()).collect()),
+        service_socket: None, // known to the RPC alone
         skip_in_flight: options.skip_in_flight,
         link_remap: options.link_remap,
         ghost_limit: options.ghost_limit,

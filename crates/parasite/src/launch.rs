@@ -12,9 +12,11 @@ use std::arch::asm;
 /// open files. It runs nothing of the host's code: the host may have any number of threads and locks.
 /// All signals should be blocked by the caller, since the child inherits its handlers.
 pub fn launch(area: &Area, slot: ThreadSlot, flags: u64, set_tid: &[i32]) -> Result<i32, Errno> {
+    // A sibling takes over this process's own exit signal; clone3 refuses to be told one.
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     let args = clone3::CloneArgs {
         flags,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         set_tid: set_tid.as_ptr() as u64,
         set_tid_size: set_tid.len() as u64,
         ..Default::default()

@@ -28,6 +28,9 @@ pub struct Options {
     pub file_locks: bool,
     /// Unix sockets with a peer outside the tree: accept all, or those with these inodes.
     pub ext_unix_sk: Option<Vec<u64>>,
+    /// Inode of our end of the connection to an RPC client. A client within the tree has the other end; once
+    /// restored, it finds the answer to its request there.
+    pub service_socket: Option<u64>,
     /// Half-open TCP connections are ignored.
     pub skip_in_flight: bool,
     /// Deleted files are linked back to a name rather than stored.

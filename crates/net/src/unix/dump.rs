@@ -9,7 +9,7 @@ use criu_kernel::sockdiag::{SockDiag, UnixSocket};
 use criu_resource::{BoxError, Descriptor, Fate, FileDump, Options};
 
 use super::queue::{self, Packet};
-use super::{EXTERNAL, name, state};
+use super::{EXTERNAL, SERVICE, name, state};
 use crate::error::{About, Called, Error, Result};
 use crate::options;
 use crate::tree::Home;
@@ -104,6 +104,11 @@ impl<'t> UnixDump<'t> {
             ..proto::UnixSkEntry::default()
         };
         name::describe(descriptor.fd, seen.name.as_deref().unwrap_or_default(), &mut entry)?;
+        if seen.peer.is_some() && seen.peer == self.options.service_socket {
+            entry.state = state::CLOSE;
+            entry.uflags = SERVICE;
+            return Ok(entry);
+        }
         entry.peer = self.peer(&seen, records)? as u32;
         if state == state::LISTEN && seen.pending.contains(&0) {
             let what = "a connection that waits to be accepted and whose client is gone";

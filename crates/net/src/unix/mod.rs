@@ -17,6 +17,9 @@ use crate::options;
 /// Bit of `uflags`: the entry stands for a socket outside of the tree.
 const EXTERNAL: u32 = 1;
 
+/// Bit of `uflags`: the socket led to the service that dumped it.
+const SERVICE: u32 = 2;
+
 /// The kind of all unix sockets.
 pub struct Unix;
 
@@ -45,5 +48,6 @@ impl FileKind for Unix {
 /// State of a unix socket; the kernel borrows the numbers from TCP.
 mod state {
     pub const ESTABLISHED: u32 = 1;
+    pub const CLOSE: u32 = 7;
     pub const LISTEN: u32 = 10;
 }

@@ -13,7 +13,7 @@ use criu_script::Script;
 
 use super::queue::{self, Queues};
 use super::wiring::Wiring;
-use super::{EXTERNAL, name};
+use super::{EXTERNAL, SERVICE, name};
 use crate::error::{About, Error, Result};
 use crate::options;
 
@@ -36,8 +36,8 @@ impl<'t> UnixRestore<'t> {
             libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET => {}
             other => return Err(Error::Unsupported(format!("unix socket of type {other}"))),
         }
-        // EXTERNAL never belongs to a descriptor; the other flags stand for plugins and the RPC client.
-        if entry.uflags != 0 {
+        // EXTERNAL never belongs to a descriptor; others stand for plugins.
+        if entry.uflags & !SERVICE != 0 {
             return Err(Error::Unsupported(format!("unix socket with uflags {:#x}", entry.uflags)));
         }
         if entry.name.len() > 108 {

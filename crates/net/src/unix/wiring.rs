@@ -1,18 +1,19 @@
 //! Makes all unix sockets of a tree and connects them with each other.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-use criu_images::proto::UnixSkEntry;
+use criu_images::proto::{CriuDumpResp, CriuReqType, CriuResp, UnixSkEntry};
+use criu_images::prost::Message;
 use criu_resource::Options;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socketpair};
+use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, listen, send, socketpair};
 
 use super::name::{self, Reach};
 use super::queue::{self, Queues};
 use super::restore::describe;
-use super::state;
+use super::{SERVICE, state};
 use crate::error::{About, Called, Error, Result};
 use crate::options::{self, duplicate};
 use crate::sys;
@@ -48,6 +49,8 @@ enum Link {
     To(usize),
     /// It connects to one outside.
     Outside,
+    /// It led to the service that dumped it, whose answer it is to find.
+    Answered,
     /// Somebody else hands it to us, as this descriptor.
     Inherited(i32),
 }
@@ -123,6 +126,9 @@ impl Wiring {
             if let Some(number) = options.inherit_fd.get(&format!("socket:[{}]", entry.ino)) {
                 return Ok(Link::Inherited(*number));
             }
+            if entry.uflags & SERVICE != 0 {
+                return Ok(Link::Answered);
+            }
             let connection = !is_datagram(entry) && entry.state == state::ESTABLISHED;
             Ok(match (entry.peer, by_inode.get(&entry.peer)) {
                 (0, _) if connection => Link::Widowed,
@@ -151,6 +157,12 @@ impl Wiring {
         let (fd, sender) = match link {
             Link::Inherited(number) => {
                 self.set(position, sys::inherited(number)?, Sender::Nobody);
+                return Ok(());
+            }
+            Link::Answered => {
+                let (fd, service) = pair_of(entry)?;
+                send(service.as_raw_fd(), &answer(), MsgFlags::MSG_NOSIGNAL).called("send")?;
+                self.set(position, fd, Sender::Nobody);
                 return Ok(());
             }
             Link::Widowed => {
@@ -279,6 +291,13 @@ impl Wiring {
 
 fn is_datagram(entry: &UnixSkEntry) -> bool {
     entry.r#type as i32 == libc::SOCK_DGRAM
+}
+
+/// What a client that dumped itself reads once it is restored.
+fn answer() -> Vec<u8> {
+    let dump = Some(CriuDumpResp { restored: Some(true) });
+    let kind = CriuReqType::Dump.into();
+    CriuResp { r#type: kind, success: true, dump, ..CriuResp::default() }.encode_to_vec()
 }
 
 fn pair_of(entry: &UnixSkEntry) -> Result<(OwnedFd, OwnedFd)> {
