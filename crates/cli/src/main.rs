@@ -4,6 +4,7 @@ mod actions;
 mod backend;
 mod check;
 mod convert;
+mod cpuinfo;
 mod dump;
 mod log;
 mod resources;
@@ -79,6 +80,8 @@ fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8
         Command::Dump => dump::run(options, &place),
         Command::Restore => restore::run(options, &place, &invocation.operands),
         Command::Check => check::run(options),
+        Command::CpuinfoDump => cpuinfo::dump(&place),
+        Command::CpuinfoCheck => cpuinfo::check(options, &place),
         Command::Service => match criu_rpc::service(options, sources, &CommandLine)? {},
         other => anyhow::bail!("the command `{other}` is not supported yet"),
     }

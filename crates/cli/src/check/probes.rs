@@ -11,9 +11,8 @@ use std::process::{Command, Stdio};
 pub fn capabilities() -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
     const CAP_CHECKPOINT_RESTORE: u32 = 40;
-    capability::get(Pid::this()).is_ok_and(|sets| {
-        [CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE].iter().any(|&number| sets.effective.has(number))
-    })
+    capability::get(Pid::this())
+        .is_ok_and(|sets| [CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE].iter().any(|&number| sets.has(number)))
 }
 
 /// Locks a connection that there is not, in a network namespace of its own.

@@ -3,6 +3,8 @@
 //! The area is a legacy part of 512 bytes (x87 and SSE), a header of 64 bytes, and components
 //! at offsets that the processor tells (CPUID leaf 0xd, "standard format").
 
+pub mod cpu;
+
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::sync::OnceLock;
 
