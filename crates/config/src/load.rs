@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::layers::{Layer, LayerKind, Stack, environment_layer, file_layer};
-use crate::registry::{self, Support};
+use crate::registry::{self, Group, Support};
 use crate::rpc::RpcLayer;
 use crate::value::{Raw, Setting};
-use crate::{Command, Entry, Error, Options, Problem, Provenance, file};
+use crate::{CgroupMode, Command, Entry, Error, Options, Problem, Provenance, file};
 
 /// The places that settings come from. [`Sources::default`] has none; [`Sources::system`] has those of this process.
 #[derive(Clone, Debug, Default)]
@@ -172,6 +172,10 @@ impl Loader {
         if !self.problems.is_empty() {
             return Err(Error { problems: self.problems });
         }
+        if let Some(command) = command {
+            let entries = provenance.entries.iter();
+            self.warnings.extend(entries.filter_map(|entry| unmanaged(entry, command, &options)));
+        }
         let read = |layer: &Layer| layer.path.is_some() || !layer.settings.is_empty();
         let mut layers_read = vec![(LayerKind::Default, None)];
         layers_read.extend(self.layers.into_iter().filter(read).map(|layer| (layer.kind, layer.path)));
@@ -192,6 +196,17 @@ fn unusable(entry: &Entry, command: Command, options: &Options, remote: bool) ->
         }
         _ => None,
     }
+}
+
+/// A warning for an option that asks for more about control groups than leaving them alone.
+fn unmanaged(entry: &Entry, command: Command, options: &Options) -> Option<String> {
+    let (name, origin) = (entry.option.name, &entry.origin);
+    let modest = match name {
+        "manage-cgroups" => matches!(options.manage_cgroups, CgroupMode::Ignore | CgroupMode::Soft),
+        _ => entry.option.group != Group::Cgroups,
+    };
+    let asks = !modest && entry.is_changed() && entry.option.commands.contains(&command);
+    asks.then(|| format!("{origin}: {name}: control groups are not dumped or restored yet; it has no effect"))
 }
 
 /// A warning for a setting that names files to read, in a file, where it comes too late.

@@ -332,3 +332,22 @@ fn the_table_for_people_shows_what_was_set_first() {
     assert!(!text.contains('\x1b'));
     assert!(config.provenance.to_text(true).contains("\x1b[1mtimeout"));
 }
+
+#[test]
+fn cgroup_options_are_accepted_and_warned_about() {
+    let warnings = |setting: Setting| {
+        let sources =
+            Sources { command: Some(Command::Dump), arguments: vec![setting], ..Sources::default() };
+        load(&sources).unwrap().warnings
+    };
+    for modest in ["soft", "ignore"] {
+        assert!(warnings(Setting::with("manage-cgroups", modest).unwrap()).is_empty(), "{modest}");
+    }
+    let full = warnings(Setting::with("manage-cgroups", "full").unwrap());
+    assert_eq!(
+        full,
+        ["argument: manage-cgroups: control groups are not dumped or restored yet; it has no effect"]
+    );
+    assert_eq!(warnings(Setting::with("cgroup-root", "/a").unwrap()).len(), 1);
+    assert!(warnings(Setting::bare("track-mem").unwrap()).is_empty());
+}

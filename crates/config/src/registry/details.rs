@@ -55,7 +55,7 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
     ),
     (
         "network-lock",
-        "auto takes nftables where the kernel has it and iptables elsewhere. skip (or none) locks nothing: somebody \
+        "auto takes nftables, and iptables where the kernel has no nf_tables. skip (or none) locks nothing: somebody \
          else has to keep packets away from the connections between dump and restore. Restore unlocks with the \
          method that dump used.",
     ),
@@ -98,7 +98,8 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
         "manage-cgroups",
         "none: the groups must exist and keep their properties; props: they must exist and get their properties \
          back; soft: properties only in groups that restore creates; full: all groups and properties; strict: the \
-         same, and no group may exist before; ignore: leave cgroups alone.",
+         same, and no group may exist before; ignore: leave cgroups alone. Cgroups are not dumped or restored yet: \
+         restored tasks stay in the cgroup of criu-rs, and the log warns where a mode asks for more.",
     ),
     ("cgroup-root", "Without a controller it holds for all those that are not named."),
     ("cgroup-yard", "One directory for each mount, named after its controllers, separated by commas."),
@@ -106,6 +107,10 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
         "pre-dump-mode",
         "splice reads from inside the tasks, read from outside: less frozen time, less memory held.",
     ),
+    ("track-mem", "Every dump writes all pages, which is always right; nothing needs to be tracked for it."),
+    ("auto-dedup", "No dump has a parent yet, so no page is ever superseded."),
+    ("libdir", "criu-rs has no plugins. Containers' tools pass it."),
+    ("allow-uprobes", "The kernel's area for uprobes is refused either way; remove the uprobes first."),
     ("status-fd", "For starting criu-rs without --daemon and still learning when it is ready."),
     (
         "verbosity",

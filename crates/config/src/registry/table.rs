@@ -83,7 +83,7 @@ pub static OPTIONS: &[Opt] = &[
     flag("unprivileged", Group::Tasks, "Accept the limits of running without root")
         .no().rpc(&["unprivileged"]).support(NO_EFFECT),
     flag("allow-uprobes", Group::Tasks, "Allow tasks that have a uprobe mapping")
-        .no().on(BOTH).support(NOT_YET),
+        .no().on(BOTH).support(NO_EFFECT),
     // Files
     Opt::new("images-dir", Kind::Path, Group::Files, "Image files (default: current directory)")
         .short('D').value("DIR").on(IMAGES).rpc(&["images_dir"]),
@@ -96,7 +96,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("close", Kind::List(Item::Fd), Group::Files, "Close this descriptor first")
         .value("FD"),
     Opt::new("libdir", Kind::Path, Group::Files, "Directory of plugins")
-        .short('L').value("DIR").on(TREES).support(NOT_YET),
+        .short('L').value("DIR").on(TREES).support(NO_EFFECT),
     flag("stream", Group::Files, "Exchange images with criu-image-streamer")
         .no().on(TREES).support(NOT_YET),
     // Resources
@@ -162,24 +162,24 @@ pub static OPTIONS: &[Opt] = &[
         .value("CONTEXT").on(&[Restore]).rpc(&["lsm_mount_context"]).support(NOT_YET),
     // Cgroups
     Opt::new("manage-cgroups", Kind::Choice(CGROUP_MODES), Group::Cgroups, "How cgroups come back")
-        .value("MODE").default("soft").implied("soft").on(TREES).rpc(&["manage_cgroups", "manage_cgroups_mode"]).support(NOT_YET),
+        .value("MODE").default("soft").implied("soft").on(TREES).rpc(&["manage_cgroups", "manage_cgroups_mode"]).support(NO_EFFECT),
     Opt::new("cgroup-root", TEXTS, Group::Cgroups, "Root cgroup, [CONTROLLER:]/PATH")
-        .value("SPEC").on(BOTH).rpc(&["cg_root"]).support(NOT_YET),
+        .value("SPEC").on(BOTH).rpc(&["cg_root"]).support(NO_EFFECT),
     Opt::new("cgroup-props", Kind::Text, Group::Cgroups, "Properties to keep, as YAML")
-        .value("TEXT").on(DUMPS).rpc(&["cgroup_props"]).support(NOT_YET),
+        .value("TEXT").on(DUMPS).rpc(&["cgroup_props"]).support(NO_EFFECT),
     Opt::new("cgroup-props-file", Kind::Path, Group::Cgroups, "The same, read from a file")
-        .value("FILE").on(DUMPS).rpc(&["cgroup_props_file"]).support(NOT_YET),
+        .value("FILE").on(DUMPS).rpc(&["cgroup_props_file"]).support(NO_EFFECT),
     Opt::new("cgroup-dump-controller", TEXTS, Group::Cgroups, "Dump this controller only")
-        .value("NAME").on(DUMPS).rpc(&["cgroup_dump_controller"]).support(NOT_YET),
+        .value("NAME").on(DUMPS).rpc(&["cgroup_dump_controller"]).support(NO_EFFECT),
     Opt::new("cgroup-yard", Kind::Path, Group::Cgroups, "Directory of mounted cgroups")
-        .value("PATH").on(BOTH).rpc(&["cgroup_yard"]).support(NOT_YET),
+        .value("PATH").on(BOTH).rpc(&["cgroup_yard"]).support(NO_EFFECT),
     // Memory
     flag("track-mem", Group::Memory, "Track memory changes for the next dump")
-        .no().on(DUMPS).rpc(&["track_mem"]).support(NOT_YET),
+        .no().on(DUMPS).rpc(&["track_mem"]).support(NO_EFFECT),
     Opt::new("prev-images-dir", Kind::Path, Group::Memory, "Images of the previous dump, under -D")
         .value("DIR").on(DUMPS).rpc(&["parent_img"]).support(NOT_YET),
     flag("auto-dedup", Group::Memory, "Punch out pages once superseded")
-        .no().on(&[Dump, PreDump, Restore, PageServer]).rpc(&["auto_dedup"]).support(NOT_YET),
+        .no().on(&[Dump, PreDump, Restore, PageServer]).rpc(&["auto_dedup"]).support(NO_EFFECT),
     Opt::new("pre-dump-mode", Kind::Choice(PRE_DUMP_MODES), Group::Memory, "Read memory by splice or read")
         .value("MODE").default("splice").on(&[PreDump]).rpc(&["pre_dump_mode"]).support(NOT_YET),
     flag("lazy-pages", Group::Memory, "Restore pages on demand")
