@@ -1,248 +1,269 @@
-//! Terminals as a kind of open file: the dump.
+//! Dump: what a descriptor of a terminal says about it.
 
-use crate::restore::Restorer;
+use crate::device::{self, Device, Identity, Ids, key};
+use crate::pty::{Modes, modes};
+use crate::session::Session;
 use crate::termios::Settings;
-use crate::{Error, buffer, classify, info_id, ioctl};
-use criu_images::proto::{
+use crate::{Shared, TtyError, pty, queue, sys};
+use criu_images::{Image, Record, RecordSet, proto};
+use criu_resource::{BoxError, Descriptor, Dump, DumpContext, Fate, FileDump};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
+use proto::{
     FdTypes, FileEntry, RegFileEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType,
 };
-use criu_images::{Image, Record, RecordSet};
-use criu_kernel::{Pid, proc::ProcDir};
-use criu_resource::{
-    BoxError, Descriptor, Dump, DumpContext, Fate, FileDump, FileKind, FileRestore, RestoreContext,
-};
-use nix::errno::Errno;
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Terminals. Also says how to get a new id for `files.img`: each terminal comes with an entry for its path.
-pub struct Terminals {
-    ids: Box<dyn Fn() -> u32 + Send + Sync>,
-}
+/// Names of terminals are files with ids of their own, beside those of descriptions.
+const NAME_ID: u32 = 1 << 30;
 
-impl Terminals {
-    /// With a source of ids.
-    pub fn new(ids: impl Fn() -> u32 + Send + Sync + 'static) -> Terminals {
-        Terminals { ids: Box::new(ids) }
-    }
-}
-
-impl FileKind for Terminals {
-    fn name(&self) -> &'static str {
-        "tty"
-    }
-
-    fn types(&self) -> &'static [FdTypes] {
-        &[FdTypes::Tty]
-    }
-
-    fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
-        let character = descriptor.mode & libc::S_IFMT == libc::S_IFCHR;
-        let path_only = descriptor.flags & libc::O_PATH as u32 != 0;
-        character && !path_only && classify(descriptor.rdev).is_some()
-    }
-
-    fn dump<'t>(&'t self, context: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
-        Box::new(Dumper {
-            kind: self,
-            context,
-            seen: BTreeMap::new(),
-            pairs: Pairs::default(),
-            ends: BTreeMap::new(),
-        })
-    }
-
-    fn restore<'t>(&'t self, context: &'t RestoreContext<'t>) -> Result<Box<dyn FileRestore + 't>, BoxError> {
-        Ok(Box::new(Restorer::read(context)?))
-    }
-}
-
-/// Which sides of which ptys the tree holds.
-#[derive(Default)]
-struct Pairs {
-    masters: BTreeSet<u32>,
-    slaves: BTreeMap<u32, String>,
-}
-
-struct Dumper<'t> {
-    kind: &'t Terminals,
-    context: &'t DumpContext<'t>,
-    /// Entries of `tty-info.img` by id.
-    seen: BTreeMap<u32, TtyInfoEntry>,
-    pairs: Pairs,
-    /// One descriptor of each side of each pair: (number, whether it is the master).
-    ends: BTreeMap<(u32, bool), OwnedFd>,
-}
-
-/// One descriptor's terminal.
-struct Terminal {
-    kind: TtyType,
+/// One end of a pty that something waits in.
+struct Waiting {
     index: u32,
-    master: bool,
-    path: String,
+    id: u32,
+    fd: OwnedFd,
+    packet: bool,
 }
 
-impl Dumper<'_> {
-    fn identify(&self, descriptor: &Descriptor<'_>) -> Result<Terminal, Error> {
-        let path = descriptor.link.display().to_string();
-        let external = self.context.options.external.iter().position(|key| *key == external_key(descriptor));
-        if let Some(position) = external {
-            return Ok(Terminal {
-                kind: TtyType::ExtTty,
-                index: 1012 + position as u32,
-                master: false,
-                path,
-            });
+pub(crate) struct TtyDump<'t> {
+    shared: &'t Shared,
+    context: &'t DumpContext<'t>,
+    ids: Ids,
+    /// Masters by number: one descriptor of each, to put back what was taken.
+    masters: HashMap<u32, OwnedFd>,
+    /// The slave that restore is to replace by criu-rs's own terminal.
+    outside: Option<u32>,
+    waiting: Vec<Waiting>,
+    /// What was taken: number of the pty, whether from the master, data.
+    taken: Vec<(u32, bool, Vec<u8>)>,
+}
+
+impl<'t> TtyDump<'t> {
+    pub fn new(shared: &'t Shared, context: &'t DumpContext<'t>) -> Self {
+        TtyDump {
+            shared,
+            context,
+            ids: Ids::default(),
+            masters: HashMap::new(),
+            outside: None,
+            waiting: Vec::new(),
+            taken: Vec::new(),
         }
-        let (kind, index) = classify(descriptor.rdev).unwrap_or((TtyType::Unknown, 0));
-        if kind == TtyType::Pty && index == u32::MAX {
-            let index = ioctl::pty_number(descriptor.fd).map_err(Error::system(&path, "TIOCGPTN"))?;
-            return Ok(Terminal { kind, index, master: true, path });
-        }
-        Ok(Terminal { kind, index, master: false, path })
     }
 
-    fn info(&self, descriptor: &Descriptor<'_>, terminal: &Terminal) -> Result<TtyInfoEntry, BoxError> {
-        let fd = descriptor.fd;
-        let failed = |call| Error::system(&terminal.path, call);
-        let settings = match Settings::dump(fd) {
-            Ok(settings) => Some(settings),
-            // Hung up: there is nothing more to ask.
-            Err(Error::System { errno: Errno::EIO, .. }) => None,
-            Err(Error::System { call, errno, .. }) => return Err(failed(call)(errno).into()),
-            Err(error) => return Err(error.into()),
-        };
-        let (sid, pgrp) = match terminal.master {
-            true => (ioctl::session(fd).unwrap_or(0), ioctl::foreground(fd).unwrap_or(0)),
-            false => controlled_by(descriptor)?,
-        };
-        let (locked, packet_mode) = match terminal.master {
-            true => (
-                ioctl::is_locked(fd).map_err(failed("TIOCGPTLCK"))?,
-                ioctl::is_packet_mode(fd).map_err(failed("TIOCGPKT"))?,
-            ),
-            false => (false, false),
-        };
-        let owner = nix::sys::stat::fstat(fd).map_err(failed("fstat"))?;
-        let (termios, termios_locked, winsize) = match settings {
-            Some(settings) => (Some(settings.termios), Some(settings.locked), Some(settings.window)),
-            None => (None, None, None),
-        };
-        Ok(TtyInfoEntry {
-            id: info_id(terminal.index, terminal.master),
-            r#type: terminal.kind as i32,
-            locked,
-            exclusive: termios.is_some() && ioctl::is_exclusive(fd).map_err(failed("TIOCGEXCL"))?,
-            packet_mode,
-            sid: sid as u32,
-            pgrp: pgrp as u32,
-            rdev: descriptor.rdev as u32,
-            termios,
-            termios_locked,
-            winsize,
-            pty: (terminal.kind == TtyType::Pty).then_some(TtyPtyEntry { index: terminal.index }),
-            dev: Some(descriptor.dev as u32),
-            uid: Some(owner.st_uid),
-            gid: Some(owner.st_gid),
-        })
+    fn replaceable(&self) -> bool {
+        self.context.options.shell_job || self.shared.orphans.is_some()
     }
 
-    /// The terminal must be wholly inside of the tree, or allowed to come from outside.
-    fn check_outside(&self, terminal: &Terminal) -> Result<(), Error> {
-        if self.context.options.shell_job {
-            let outside: Vec<_> =
-                self.pairs.slaves.iter().filter(|(index, _)| !self.pairs.masters.contains(index)).collect();
-            return match outside[..] {
-                [(_, first), (_, second), ..] => {
-                    Err(Error::SecondOutside { first: first.clone(), second: second.clone() })
+    /// What in the images the description belongs to, and its session.
+    fn identify(&mut self, d: &Descriptor<'_>) -> Result<(Identity, TtyType, Option<Session>), TtyError> {
+        let key = key(d.rdev, d.dev);
+        let device = Device::of(d.rdev).ok_or_else(|| TtyError::call(&key, "rdev")(Errno::ENODEV))?;
+        if self.context.options.external.iter().any(|external| is_named(external, &key)) {
+            let number = sys::get(d.fd, sys::TIOCGDEV).map_or(d.rdev as u32, |number| number as u32);
+            return Ok((Identity::External { key }, TtyType::ExtTty, self.shared.session(number)));
+        }
+        let of_type = |identity, session| Ok((identity, device.image_type(), session));
+        match device {
+            Device::Master => {
+                let index = pty::index_of(d.fd).map_err(TtyError::call("/dev/ptmx", "TIOCGPTN"))?;
+                let session = self.session(device::slave_number(index))?;
+                // The session of somebody outside is none that a restored pty will have.
+                let session = session.filter(|session| session.leader.is_some());
+                of_type(Identity::Pty { index, master: true }, session)
+            }
+            Device::Slave(index) if is_hung(d) => of_type(Identity::Hung { index }, None),
+            Device::Slave(index) => {
+                if !self.masters.contains_key(&index) {
+                    self.replace(index, key)?;
                 }
-                _ => Ok(()),
-            };
-        }
-        let path = terminal.path.clone();
-        match terminal.kind {
-            TtyType::Pty if !terminal.master && !self.pairs.masters.contains(&terminal.index) => {
-                Err(Error::ShellJob { path })
+                let session = self.session(device::slave_number(index))?;
+                of_type(Identity::Pty { index, master: false }, session)
             }
-            TtyType::Ctty => Err(Error::DevTty { path }),
-            _ => Ok(()),
+            Device::Controlling => {
+                let number = sys::get(d.fd, sys::TIOCGDEV).map_err(TtyError::call("/dev/tty", "TIOCGDEV"))?;
+                let number = number as u32;
+                let session = self.session(number)?;
+                let session = session.ok_or_else(|| TtyError::Stray { terminal: device::name(number) })?;
+                of_type(Identity::Controlling { number }, Some(session))
+            }
+            Device::Console | Device::Virtual | Device::Serial => {
+                let number = sys::get(d.fd, sys::TIOCGDEV).map_or(d.rdev as u32, |number| number as u32);
+                of_type(Identity::Node { rdev: d.rdev }, self.session(number)?)
+            }
         }
     }
-}
 
-/// Session and foreground group of a terminal, if it is the controlling one of the descriptor's holder.
-fn controlled_by(descriptor: &Descriptor<'_>) -> Result<(i32, i32), BoxError> {
-    let stat = ProcDir::open(Pid::from_raw(descriptor.pid))?.stat()?;
-    // The old encoding of device numbers: minor in bits 0-7 and 20-31, major in 8-19.
-    let number = stat.tty_nr as u64;
-    let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00);
-    if libc::makedev(major as u32, minor as u32) == descriptor.rdev {
-        return Ok((stat.session, stat.tpgid.max(0)));
+    /// A slave whose master is not in the tree.
+    fn replace(&mut self, index: u32, key: String) -> Result<(), TtyError> {
+        let terminal = format!("/dev/pts/{index}");
+        if !self.replaceable() {
+            // A shell's terminal is named as such.
+            self.session(device::slave_number(index))?;
+            return Err(TtyError::Unpaired { terminal, key });
+        }
+        match *self.outside.get_or_insert(index) {
+            known if known == index => Ok(()),
+            first => Err(TtyError::Several { first: format!("/dev/pts/{first}"), second: terminal, key }),
+        }
     }
-    Ok((0, 0))
-}
 
-/// How the command line names a terminal.
-pub(crate) fn external_key(descriptor: &Descriptor<'_>) -> String {
-    format!("tty[{:x}:{:x}]", descriptor.rdev, descriptor.dev)
-}
-
-impl FileDump for Dumper<'_> {
-    fn lock(&mut self, descriptor: &Descriptor<'_>) -> Result<(), BoxError> {
-        let terminal = self.identify(descriptor)?;
-        match (terminal.kind, terminal.master) {
-            (TtyType::Pty, true) => drop(self.pairs.masters.insert(terminal.index)),
-            // A terminal that was hung up has lost its master for good.
-            (TtyType::Pty, false) if ioctl::settings(descriptor.fd) != Err(Errno::EIO) => {
-                self.pairs.slaves.insert(terminal.index, terminal.path);
+    fn session(&self, number: u32) -> Result<Option<Session>, TtyError> {
+        let session = self.shared.session(number);
+        match session {
+            Some(Session { leader: None, sid, .. }) if !self.replaceable() => {
+                Err(TtyError::ShellJob { terminal: device::name(number), sid })
             }
-            _ => {}
+            session => Ok(session),
+        }
+    }
+
+    fn info(
+        &mut self,
+        d: &Descriptor<'_>,
+        id: u32,
+        (identity, kind, session): (&Identity, TtyType, Option<Session>),
+    ) -> Result<(TtyInfoEntry, Modes), BoxError> {
+        let name = d.link.display().to_string();
+        let stat = fstat(d.fd)?;
+        let session = session.unwrap_or_default();
+        let mut info = TtyInfoEntry {
+            id,
+            r#type: kind as i32,
+            sid: session.sid as u32,
+            pgrp: session.pgrp as u32,
+            rdev: d.rdev as u32,
+            dev: Some(d.dev as u32),
+            uid: Some(stat.st_uid),
+            gid: Some(stat.st_gid),
+            pty: match identity {
+                Identity::Pty { index, .. } | Identity::Hung { index } => Some(TtyPtyEntry { index: *index }),
+                _ => None,
+            },
+            ..Default::default()
+        };
+        if matches!(identity, Identity::Hung { .. }) {
+            return Ok((info, Modes::default()));
+        }
+        let modes = modes(d.fd, kind == TtyType::Pty).map_err(TtyError::call(&name, "ioctl"))?;
+        (info.locked, info.exclusive, info.packet_mode) = (modes.locked, modes.exclusive, modes.packet);
+        let settings = Settings::dump(d.fd)?;
+        info.termios = Some(settings.termios);
+        info.termios_locked = Some(settings.locked);
+        info.winsize = Some(settings.winsize);
+        Ok((info, modes))
+    }
+
+    /// Ends of ptys whose other end is in the tree too may have something to be read.
+    fn note_waiting(
+        &mut self,
+        d: &Descriptor<'_>,
+        id: u32,
+        identity: &Identity,
+        modes: Modes,
+    ) -> nix::Result<()> {
+        if let Identity::Pty { index, .. } = *identity
+            && self.masters.contains_key(&index)
+            && queue::any(d.fd)?
+        {
+            let fd = self.readable(d, index)?;
+            self.waiting.push(Waiting { index, id, fd, packet: modes.packet });
         }
         Ok(())
     }
 
-    fn entry(&mut self, descriptor: &Descriptor<'_>, records: &mut RecordSet) -> Result<FileEntry, BoxError> {
-        let terminal = self.identify(descriptor)?;
-        let hung_up = terminal.kind == TtyType::Pty && ioctl::settings(descriptor.fd) == Err(Errno::EIO);
-        if !hung_up {
-            self.check_outside(&terminal)?;
+    /// A descriptor to read from. One for writing only knows how much waits, but not what.
+    fn readable(&self, d: &Descriptor<'_>, index: u32) -> nix::Result<OwnedFd> {
+        let write_only = d.flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32;
+        match self.masters.get(&index) {
+            Some(master) if write_only && Device::of(d.rdev) != Some(Device::Master) => {
+                sys::peer(master.as_fd(), OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+            }
+            _ => sys::duplicate_from(d.fd, 0),
         }
-        if terminal.kind == TtyType::Pty && !hung_up {
-            let end = (terminal.index, terminal.master);
-            if let Entry::Vacant(vacant) = self.ends.entry(end) {
-                vacant.insert(descriptor.fd.try_clone_to_owned()?);
+    }
+
+    /// Gives back what was taken.
+    fn put_back(&mut self) {
+        let mut ptys: BTreeMap<u32, Vec<(bool, Vec<u8>)>> = BTreeMap::new();
+        for (index, from_master, data) in std::mem::take(&mut self.taken) {
+            ptys.entry(index).or_default().push((from_master, data));
+        }
+        for (index, parts) in ptys {
+            let Some(master) = self.masters.get(&index) else { continue };
+            for (from_master, data) in parts {
+                let done = put_back_one(master, from_master, &data);
+                if !matches!(done, Ok(0)) {
+                    tracing::warn!("terminal /dev/pts/{index}: what waited to be read is lost: {done:?}");
+                }
             }
         }
-        let id = info_id(terminal.index, terminal.master);
-        if !self.seen.contains_key(&id) {
-            let info = self.info(descriptor, &terminal)?;
-            records.push(Record::new(Image::TtyInfo, 0, &info));
-            self.seen.insert(id, info);
+    }
+}
+
+fn put_back_one(master: &OwnedFd, from_master: bool, data: &[u8]) -> nix::Result<usize> {
+    let slave = sys::peer(master.as_fd(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+    let (writer, reader) = if from_master { (&slave, master) } else { (master, &slave) };
+    let wanted = sys::termios(master.as_fd())?;
+    queue::put(writer.as_fd(), reader.as_fd(), &wanted, data)
+}
+
+fn is_hung(d: &Descriptor<'_>) -> bool {
+    sys::termios(d.fd) == Err(Errno::EIO)
+}
+
+/// Whether an `--external` value names `key`.
+fn is_named(external: &str, key: &str) -> bool {
+    external.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+/// The entry of a terminal's name, as restore will open it.
+fn name(d: &Descriptor<'_>) -> FileEntry {
+    let link = d.link.to_string_lossy();
+    let id = d.id | NAME_ID;
+    let regular = RegFileEntry {
+        id,
+        flags: d.flags,
+        pos: 0,
+        fown: d.fown,
+        name: link.strip_suffix(" (deleted)").unwrap_or(&link).to_owned(),
+        mode: Some(d.mode),
+        ..Default::default()
+    };
+    FileEntry { r#type: FdTypes::Reg as i32, id, reg: Some(regular), ..Default::default() }
+}
+
+impl FileDump for TtyDump<'_> {
+    fn lock(&mut self, d: &Descriptor<'_>) -> Result<(), BoxError> {
+        if Device::of(d.rdev) == Some(Device::Master) {
+            self.masters.insert(pty::index_of(d.fd)?, d.fd.try_clone_to_owned()?);
         }
-        let path_entry = (terminal.kind != TtyType::ExtTty).then(|| {
-            let id = (self.kind.ids)();
-            let reg = RegFileEntry {
-                id,
-                flags: descriptor.flags,
-                pos: 0,
-                fown: descriptor.fown.clone(),
-                name: terminal.path.clone(),
-                mode: Some(descriptor.mode),
-                ..Default::default()
-            };
-            let entry = FileEntry { r#type: FdTypes::Reg as i32, id, reg: Some(reg), ..Default::default() };
-            records.push(Record::new(Image::Files, 0, &entry));
-            id
-        });
-        let tty = TtyFileEntry {
-            id: descriptor.id,
-            tty_info_id: id,
-            flags: descriptor.flags,
-            fown: descriptor.fown.clone(),
-            regf_id: path_entry,
-        };
-        Ok(FileEntry { r#type: FdTypes::Tty as i32, id: descriptor.id, tty: Some(tty), ..Default::default() })
+        Ok(())
+    }
+
+    fn entry(&mut self, d: &Descriptor<'_>, records: &mut RecordSet) -> Result<FileEntry, BoxError> {
+        let (identity, kind, session) = self.identify(d)?;
+        if kind != TtyType::Ctty
+            && let Ok(number) = sys::get(d.fd, sys::TIOCGDEV)
+        {
+            self.shared.hold(number as u32);
+        }
+        let (id, new) = self.ids.id(identity.clone())?;
+        let mut entry =
+            TtyFileEntry { id: d.id, tty_info_id: id, flags: d.flags, fown: d.fown, regf_id: None };
+        if kind != TtyType::ExtTty {
+            let name = name(d);
+            entry.regf_id = Some(name.id);
+            records.push(Record::new(Image::Files, 0, &name));
+        }
+        if new {
+            let (info, modes) = self.info(d, id, (&identity, kind, session))?;
+            records.push(Record::new(Image::TtyInfo, 0, &info));
+            self.note_waiting(d, id, &identity, modes)?;
+        }
+        Ok(FileEntry { r#type: FdTypes::Tty as i32, id: d.id, tty: Some(entry), ..Default::default() })
     }
 
     fn finish(
@@ -250,19 +271,26 @@ impl FileDump for Dumper<'_> {
         _: &dyn Fn(i32, i32) -> Option<u32>,
         records: &mut RecordSet,
     ) -> Result<(), BoxError> {
-        for (&(index, is_master), end) in &self.ends {
-            let Some(peer) = self.ends.get(&(index, !is_master)) else { continue };
-            let slave = if is_master { peer } else { end };
-            let data = buffer::peek(end.as_fd(), peer.as_fd(), slave.as_fd())?;
-            if !data.is_empty() {
-                let entry = TtyDataEntry { tty_id: info_id(index, is_master), data };
-                records.push(Record::new(Image::TtyData, 0, &entry));
-            }
+        for Waiting { index, id, fd, packet } in std::mem::take(&mut self.waiting) {
+            let from_master = id & 1 == 1;
+            let data = queue::take(fd.as_fd(), packet)
+                .map_err(TtyError::call(format!("/dev/pts/{index}"), "read"))?;
+            records.push(Record::new(Image::TtyData, 0, &TtyDataEntry { tty_id: id, data: data.clone() }));
+            self.taken.push((index, from_master, data));
         }
         Ok(())
     }
 
-    fn commit(self: Box<Self>, _: Fate) -> Result<(), BoxError> {
+    fn commit(mut self: Box<Self>, fate: Fate) -> Result<(), BoxError> {
+        if fate == Fate::Kill {
+            self.taken.clear();
+        }
         Ok(())
+    }
+}
+
+impl Drop for TtyDump<'_> {
+    fn drop(&mut self) {
+        self.put_back();
     }
 }

@@ -2,69 +2,124 @@
 
 use nix::errno::Errno;
 
-/// Failure to dump or restore a terminal.
+/// A terminal that cannot be dumped or restored. The descriptor table names task and descriptor in front.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The other end belongs to somebody outside of the tree.
+pub enum TtyError {
+    /// A system call failed.
+    #[error("{terminal}: {call}: {errno}")]
+    Call {
+        /// Which terminal.
+        terminal: String,
+        /// Which call.
+        call: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// The terminal of a session whose leader is not dumped.
     #[error(
-        "terminal {path} belongs to a session outside of the tree; use --shell-job (or the line `shell-job` in /etc/criu/default.conf)"
+        "terminal {terminal} belongs to session {sid}, whose leader lies outside of the tree; use --shell-job \
+         (or the line `shell-job` in /etc/criu/default.conf)"
     )]
     ShellJob {
-        /// Its path.
-        path: String,
+        /// Which terminal.
+        terminal: String,
+        /// The session.
+        sid: i32,
     },
-    /// A second terminal from outside.
-    #[error("terminals {first} and {second} both come from outside of the tree; only one can be taken over")]
-    SecondOutside {
-        /// One.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// criu-rs has no terminal to give.
+    /// The other end of a pty is not dumped.
     #[error(
-        "the tree was dumped on a terminal, and criu-rs has none: run the restore from a terminal, or pass one with --inherit-fd"
+        "the master of terminal {terminal} lies outside of the tree; use --shell-job (or the line `shell-job` in \
+         /etc/criu/default.conf), or --external {key}"
     )]
-    NoTerminal,
-    /// The number of a pty is in use.
-    #[error(
-        "pty {index} is in use (next free: {got}); close it, or restore in a mount namespace with a devpts of its own"
-    )]
-    IndexTaken {
-        /// The number that is needed.
-        index: u32,
-        /// What the kernel gave.
-        got: u32,
-    },
-    /// /dev/tty, whose meaning depends on who opens it.
-    #[error("terminal {path}: a descriptor of /dev/tty is not supported yet without --shell-job")]
-    DevTty {
-        /// Its path.
-        path: String,
-    },
-    /// An external terminal that nobody passed.
-    #[error("terminal {key} is external: pass it with --inherit-fd fd[N]:{key}")]
-    NotInherited {
-        /// Its name on the command line.
+    Unpaired {
+        /// Which terminal.
+        terminal: String,
+        /// How options name it.
         key: String,
     },
-    /// The images do not fit together.
-    #[error("tty-info.img: {0}")]
-    Corrupt(String),
-    /// A system call failed.
-    #[error("terminal {path}: {call}: {errno}")]
-    System {
+    /// Two terminals from outside, of which only one could be replaced by that of criu-rs.
+    #[error(
+        "terminals {first} and {second} both have their masters outside of the tree, and restore can replace only \
+         one; use --external {key} for the other"
+    )]
+    Several {
+        /// The first one found.
+        first: String,
+        /// The other one.
+        second: String,
+        /// How options name it.
+        key: String,
+    },
+    /// A session leader's terminal that nobody in the tree has open.
+    #[error(
+        "the controlling terminal {terminal} of pid {pid} is open nowhere in the tree; start the task with setsid, \
+         or use --shell-job to drop the terminal"
+    )]
+    Unheld {
         /// Which terminal.
-        path: String,
-        /// The call.
-        call: &'static str,
-        /// The system's word.
-        errno: Errno,
+        terminal: String,
+        /// The session leader.
+        pid: i32,
+    },
+    /// `/dev/tty` outlived the tie between session and terminal.
+    #[error(
+        "/dev/tty stands for {terminal}, which is no controlling terminal of the tree; close it before the dump"
+    )]
+    Stray {
+        /// Which terminal.
+        terminal: String,
+    },
+    /// A pty number that has no place in the images.
+    #[error("pty number {index} is beyond {most}, the largest that the image format has room for")]
+    Index {
+        /// The number.
+        index: u32,
+        /// The largest.
+        most: u32,
+    },
+    /// More terminals than the image format has ids for.
+    #[error("too many terminals outside of /dev/pts, or equal pty numbers of several devpts mounts")]
+    Ids,
+    /// The number of a pty is in use.
+    #[error(
+        "{ptmx}: pty number {index} is taken by another terminal; close that one, or restore in a mount namespace \
+         with a devpts of its own"
+    )]
+    Taken {
+        /// The file that makes ptys.
+        ptmx: String,
+        /// The number.
+        index: u32,
+    },
+    /// Nothing to take the place of the terminal of a shell job.
+    #[error(
+        "the tree is the job of a shell, but criu-rs has no terminal for it: neither is its standard input one, nor \
+         has it a controlling terminal; start it from a terminal"
+    )]
+    NoTerminal,
+    /// A terminal that the caller has to provide.
+    #[error("terminal {key} is provided from outside; use --inherit-fd fd[N]:{key}")]
+    External {
+        /// How options name it.
+        key: String,
+    },
+    /// The images contradict themselves.
+    #[error("tty-info.img: {0}")]
+    Image(String),
+    /// A session that is nowhere in the images.
+    #[error("tty-info.img: no task leads session {sid} of terminal {terminal}; use --shell-job")]
+    NoLeader {
+        /// Which terminal.
+        terminal: String,
+        /// The session.
+        sid: u32,
     },
 }
 
-impl Error {
-    pub(crate) fn system(path: &str, call: &'static str) -> impl Fn(Errno) -> Error {
-        move |errno| Error::System { path: path.to_owned(), call, errno }
+impl TtyError {
+    /// For `map_err` on a system call.
+    pub(crate) fn call(terminal: impl Into<String>, call: &'static str) -> impl FnOnce(Errno) -> TtyError {
+        let terminal = terminal.into();
+        move |errno| TtyError::Call { terminal, call, errno }
     }
 }

@@ -1,47 +1,36 @@
-//! Terminals: ptys, consoles and serial lines, their settings, and who controls them.
+//! Terminals: ptys, consoles, termios, sessions and job control.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`termios`] | settings and window size of any terminal; usable alone |
-//! | [`pty`] | making a pty pair of a given number; usable alone |
-//! | [`buffer`] | input that waits in a pair; usable alone |
-//! | [`Terminals`] | terminals as a kind of open file |
-//! | [`Controlling`] | the controlling terminal and foreground group of sessions, as task state |
+//! | [`termios`] | settings of one terminal: line modes, locks, window size |
+//! | [`pty`] | a pty pair: its number, lock, packet mode, slave |
+//! | [`ctty`] | `/dev/tty` of a session that does not exist yet |
+//! | [`session`] | which terminal controls which session, foreground groups |
+//! | [`device`] | device numbers, names for `--external` and `--inherit-fd`, ids in the images |
+//!
+//! The first three work alone: see `examples/settings.rs`. [`Terminals`] is the kind of file and the part
+//! of the tree that the pipelines know; the part comes before the descriptor table in their list.
+
 #![deny(clippy::undocumented_unsafe_blocks)]
 
-pub mod buffer;
+pub mod ctty;
+pub mod device;
 mod dump;
 mod error;
-pub mod ioctl;
+mod kind;
+mod orphan;
+mod own;
+mod plan;
 pub mod pty;
-mod restore;
-mod session;
+mod queue;
+pub mod session;
+mod sys;
 pub mod termios;
 
-pub use dump::Terminals;
-pub use error::Error;
-pub use session::Controlling;
+pub use error::TtyError;
+pub use kind::Terminals;
+pub use orphan::OrphanMaster;
+pub use pty::Pty;
+pub use termios::{Settings, Termios, TermiosError, TermiosLock, WindowSize};
 
-use criu_images::proto::TtyType;
-
-/// Major number of pty slaves (devpts); their minor is the pair's number.
-const PTS_MAJOR: u64 = 136;
-
-/// What a device number says about a terminal: its type, and the number under which images know it.
-fn classify(rdev: u64) -> Option<(TtyType, u32)> {
-    let (major, minor) = (libc::major(rdev), libc::minor(rdev));
-    Some(match (u64::from(major), minor) {
-        (5, 2) => (TtyType::Pty, u32::MAX), // a master; its number has to be asked for
-        (PTS_MAJOR..=143, _) => (TtyType::Pty, (major - PTS_MAJOR as u32) * 256 + minor),
-        (5, 1) => (TtyType::Console, 1002),
-        (5, 0) => (TtyType::Ctty, 1006),
-        (4, 0..=63) => (TtyType::Vt, 1004),
-        (4, _) => (TtyType::Serial, 1010),
-        _ => return None,
-    })
-}
-
-/// The id of a terminal in `tty-info.img`. Both sides of a pty have one, the slave's is even.
-fn info_id(index: u32, master: bool) -> u32 {
-    index << 1 | u32::from(master)
-}
+pub(crate) use kind::Shared;

@@ -1,41 +1,208 @@
-//! Settings of a terminal: termios, locked termios and window size.
+//! Settings of a terminal: line modes and control characters, which of them are locked, window size.
 
-use crate::{Error, ioctl};
+use crate::sys::{self, Termios2};
 use criu_images::proto::{TermiosEntry, WinsizeEntry};
 use criu_resource::{Dump, Restore};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use std::os::fd::BorrowedFd;
 
-/// Number of control characters in the image.
-const CONTROLS: usize = 19;
+/// Line modes and control characters (termios(3)). On a pty master they are those of its slave.
+#[derive(Debug)]
+pub struct Termios;
 
-/// What `tty-info.img` keeps of a terminal's settings.
-#[derive(Clone, Debug, PartialEq)]
+/// Which settings nobody may change (TIOCGLCKTRMIOS); a set bit or a character that is not 0 is locked.
+#[derive(Debug)]
+pub struct TermiosLock;
+
+/// Rows, columns and pixels (TIOCGWINSZ).
+#[derive(Debug)]
+pub struct WindowSize;
+
+/// All three.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The settings.
+    /// See [`Termios`].
     pub termios: TermiosEntry,
-    /// Those that cannot be changed.
+    /// See [`TermiosLock`].
     pub locked: TermiosEntry,
-    /// Window size in characters and pixels.
-    pub window: WinsizeEntry,
+    /// See [`WindowSize`].
+    pub winsize: WinsizeEntry,
+}
+
+/// A setting that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TermiosError {
+    /// A system call failed. EIO: the terminal is hung up. ENOTTY: it is none.
+    #[error("{call}: {errno}")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// An entry with too few control characters.
+    #[error("{0} control characters where there must be 19")]
+    Characters(usize),
+    /// An entry with a value out of range.
+    #[error("{0} {1} is out of range")]
+    Range(&'static str, u32),
+}
+
+impl TermiosError {
+    fn call(call: &'static str) -> impl FnOnce(Errno) -> TermiosError {
+        move |errno| TermiosError::Call { call, errno }
+    }
+
+    /// Whether the terminal is hung up.
+    pub fn is_hung_up(&self) -> bool {
+        matches!(self, TermiosError::Call { errno: Errno::EIO, .. })
+    }
+}
+
+fn entry(termios: &Termios2) -> TermiosEntry {
+    TermiosEntry {
+        c_iflag: termios.iflag,
+        c_oflag: termios.oflag,
+        c_cflag: termios.cflag,
+        c_lflag: termios.lflag,
+        c_line: termios.line.into(),
+        c_ispeed: termios.ispeed,
+        c_ospeed: termios.ospeed,
+        c_cc: termios.cc.iter().map(|&character| character.into()).collect(),
+    }
+}
+
+/// The kernel's form of an entry.
+pub(crate) fn native(entry: &TermiosEntry) -> Result<Termios2, TermiosError> {
+    let byte = |name, value| u8::try_from(value).map_err(|_| TermiosError::Range(name, value));
+    let mut termios = Termios2 {
+        iflag: entry.c_iflag,
+        oflag: entry.c_oflag,
+        cflag: entry.c_cflag,
+        lflag: entry.c_lflag,
+        line: byte("line discipline", entry.c_line)?,
+        ispeed: entry.c_ispeed,
+        ospeed: entry.c_ospeed,
+        ..Termios2::default()
+    };
+    if entry.c_cc.len() < termios.cc.len() {
+        return Err(TermiosError::Characters(entry.c_cc.len()));
+    }
+    for (place, &character) in termios.cc.iter_mut().zip(&entry.c_cc) {
+        *place = byte("control character", character)?;
+    }
+    Ok(termios)
+}
+
+/// Calls `change` while the present thread blocks SIGTTOU: a background process may then change its terminal
+/// and is not stopped for it.
+pub(crate) fn unstopped<T>(change: impl FnOnce() -> T) -> T {
+    let mut before = SigSet::empty();
+    let stop = SigSet::from(Signal::SIGTTOU);
+    let blocked = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&stop), Some(&mut before)).is_ok();
+    let result = change();
+    if blocked {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    result
+}
+
+impl Dump for Termios {
+    type Source<'a> = BorrowedFd<'a>;
+    type Entry = TermiosEntry;
+    type Error = TermiosError;
+
+    fn dump(source: BorrowedFd<'_>) -> Result<TermiosEntry, TermiosError> {
+        sys::termios(source).map(|termios| entry(&termios)).map_err(TermiosError::call("TCGETS2"))
+    }
+}
+
+/// At once, without waiting for output or dropping input.
+impl Restore for Termios {
+    type Entry = TermiosEntry;
+    type Context<'a> = BorrowedFd<'a>;
+    type Object = ();
+    type Error = TermiosError;
+
+    fn restore(entry: &TermiosEntry, fd: BorrowedFd<'_>) -> Result<(), TermiosError> {
+        let termios = native(entry)?;
+        unstopped(|| sys::set_termios(fd, &termios)).map_err(TermiosError::call("TCSETS"))
+    }
+}
+
+impl Dump for TermiosLock {
+    type Source<'a> = BorrowedFd<'a>;
+    type Entry = TermiosEntry;
+    type Error = TermiosError;
+
+    fn dump(source: BorrowedFd<'_>) -> Result<TermiosEntry, TermiosError> {
+        let locked = sys::locked_termios(source).map_err(TermiosError::call("TIOCGLCKTRMIOS"))?;
+        Ok(entry(&locked))
+    }
+}
+
+/// Needs CAP_SYS_ADMIN, but not where nothing changes.
+impl Restore for TermiosLock {
+    type Entry = TermiosEntry;
+    type Context<'a> = BorrowedFd<'a>;
+    type Object = ();
+    type Error = TermiosError;
+
+    fn restore(entry: &TermiosEntry, fd: BorrowedFd<'_>) -> Result<(), TermiosError> {
+        let wanted = Termios2 { ispeed: 0, ospeed: 0, ..native(entry)? };
+        if sys::locked_termios(fd).map_err(TermiosError::call("TIOCGLCKTRMIOS"))? == wanted {
+            return Ok(());
+        }
+        sys::lock_termios(fd, &wanted).map_err(TermiosError::call("TIOCSLCKTRMIOS"))
+    }
+}
+
+impl Dump for WindowSize {
+    type Source<'a> = BorrowedFd<'a>;
+    type Entry = WinsizeEntry;
+    type Error = TermiosError;
+
+    fn dump(source: BorrowedFd<'_>) -> Result<WinsizeEntry, TermiosError> {
+        let size = sys::window_size(source).map_err(TermiosError::call("TIOCGWINSZ"))?;
+        Ok(WinsizeEntry {
+            ws_row: size.ws_row.into(),
+            ws_col: size.ws_col.into(),
+            ws_xpixel: size.ws_xpixel.into(),
+            ws_ypixel: size.ws_ypixel.into(),
+        })
+    }
+}
+
+/// The foreground group gets SIGWINCH where the size changes.
+impl Restore for WindowSize {
+    type Entry = WinsizeEntry;
+    type Context<'a> = BorrowedFd<'a>;
+    type Object = ();
+    type Error = TermiosError;
+
+    fn restore(entry: &WinsizeEntry, fd: BorrowedFd<'_>) -> Result<(), TermiosError> {
+        let short = |value| u16::try_from(value).map_err(|_| TermiosError::Range("window size", value));
+        let size = libc::winsize {
+            ws_row: short(entry.ws_row)?,
+            ws_col: short(entry.ws_col)?,
+            ws_xpixel: short(entry.ws_xpixel)?,
+            ws_ypixel: short(entry.ws_ypixel)?,
+        };
+        sys::set_window_size(fd, &size).map_err(TermiosError::call("TIOCSWINSZ"))
+    }
 }
 
 impl Dump for Settings {
     type Source<'a> = BorrowedFd<'a>;
     type Entry = Settings;
-    type Error = Error;
+    type Error = TermiosError;
 
-    fn dump(tty: BorrowedFd<'_>) -> Result<Settings, Error> {
-        let failed = |call| Error::system("", call);
-        let window = ioctl::window(tty).map_err(failed("TIOCGWINSZ"))?;
+    fn dump(source: BorrowedFd<'_>) -> Result<Settings, TermiosError> {
         Ok(Settings {
-            termios: entry(&ioctl::settings(tty).map_err(failed("TCGETS"))?),
-            locked: entry(&ioctl::locked_settings(tty).map_err(failed("TIOCGLCKTRMIOS"))?),
-            window: WinsizeEntry {
-                ws_row: window.ws_row.into(),
-                ws_col: window.ws_col.into(),
-                ws_xpixel: window.ws_xpixel.into(),
-                ws_ypixel: window.ws_ypixel.into(),
-            },
+            termios: Termios::dump(source)?,
+            locked: TermiosLock::dump(source)?,
+            winsize: WindowSize::dump(source)?,
         })
     }
 }
@@ -44,73 +211,68 @@ impl Restore for Settings {
     type Entry = Settings;
     type Context<'a> = BorrowedFd<'a>;
     type Object = ();
-    type Error = Error;
+    type Error = TermiosError;
 
-    fn restore(entry: &Settings, tty: BorrowedFd<'_>) -> Result<(), Error> {
-        let failed = |call| Error::system("", call);
-        ioctl::set_settings(tty, &termios(&entry.termios)).map_err(failed("TCSETS"))?;
-        ioctl::set_locked_settings(tty, &termios(&entry.locked)).map_err(failed("TIOCSLCKTRMIOS"))?;
-        let size = |value: u32| value as u16;
-        let window = libc::winsize {
-            ws_row: size(entry.window.ws_row),
-            ws_col: size(entry.window.ws_col),
-            ws_xpixel: size(entry.window.ws_xpixel),
-            ws_ypixel: size(entry.window.ws_ypixel),
-        };
-        ioctl::set_window(tty, &window).map_err(failed("TIOCSWINSZ"))
-    }
-}
-
-fn entry(value: &libc::termios) -> TermiosEntry {
-    TermiosEntry {
-        c_iflag: value.c_iflag,
-        c_oflag: value.c_oflag,
-        c_cflag: value.c_cflag,
-        c_lflag: value.c_lflag,
-        c_line: value.c_line.into(),
-        c_ispeed: 0,
-        c_ospeed: 0,
-        c_cc: value.c_cc[..CONTROLS].iter().map(|&control| control.into()).collect(),
-    }
-}
-
-/// The C library's form of an image's settings.
-pub(crate) fn termios(entry: &TermiosEntry) -> libc::termios {
-    let mut c_cc = [0; libc::NCCS];
-    for (to, &from) in c_cc.iter_mut().zip(entry.c_cc.iter().take(CONTROLS)) {
-        *to = from as u8;
-    }
-    libc::termios {
-        c_iflag: entry.c_iflag,
-        c_oflag: entry.c_oflag,
-        c_cflag: entry.c_cflag,
-        c_lflag: entry.c_lflag,
-        c_line: entry.c_line as u8,
-        c_cc,
-        c_ispeed: entry.c_ispeed,
-        c_ospeed: entry.c_ospeed,
+    fn restore(entry: &Settings, fd: BorrowedFd<'_>) -> Result<(), TermiosError> {
+        Termios::restore(&entry.termios, fd)?;
+        TermiosLock::restore(&entry.locked, fd)?;
+        WindowSize::restore(&entry.winsize, fd)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::pty::openpty;
     use std::os::fd::AsFd;
 
     #[test]
-    fn settings_move_to_another_pty() {
-        let (one, two) = (nix::pty::openpty(None, None).unwrap(), nix::pty::openpty(None, None).unwrap());
-        let mut changed = ioctl::settings(one.slave.as_fd()).unwrap();
-        changed.c_lflag &= !(libc::ECHO | libc::ICANON);
-        changed.c_cc[libc::VINTR] = 7;
-        ioctl::set_settings(one.slave.as_fd(), &changed).unwrap();
-        let size = libc::winsize { ws_row: 11, ws_col: 99, ws_xpixel: 1, ws_ypixel: 2 };
-        ioctl::set_window(one.slave.as_fd(), &size).unwrap();
+    fn settings_move_to_another_terminal() {
+        let (from, to) = (openpty(None, None).unwrap(), openpty(None, None).unwrap());
+        let mut wanted = Settings::dump(from.slave.as_fd()).unwrap();
+        wanted.termios.c_lflag &= !(libc::ECHO | libc::ICANON);
+        wanted.termios.c_cc[libc::VKILL] = 0x11;
+        wanted.termios.c_cflag = wanted.termios.c_cflag & !libc::CBAUD | libc::BOTHER;
+        (wanted.termios.c_ispeed, wanted.termios.c_ospeed) = (12_345, 12_345);
+        wanted.winsize = WinsizeEntry { ws_row: 33, ws_col: 101, ws_xpixel: 7, ws_ypixel: 9 };
+        Settings::restore(&wanted, from.slave.as_fd()).unwrap();
+        let dumped = Settings::dump(from.master.as_fd()).unwrap();
+        assert_eq!(dumped.termios.c_ospeed, 12_345);
+        assert_eq!(dumped.termios.c_cc.len(), 19);
+        assert_ne!(Settings::dump(to.slave.as_fd()).unwrap(), dumped);
+        Settings::restore(&dumped, to.slave.as_fd()).unwrap();
+        assert_eq!(Settings::dump(to.slave.as_fd()).unwrap(), dumped);
+        assert_eq!(dumped.winsize, wanted.winsize);
+    }
 
-        let saved = Settings::dump(one.slave.as_fd()).unwrap();
-        assert_ne!(Settings::dump(two.slave.as_fd()).unwrap(), saved);
-        Settings::restore(&saved, two.slave.as_fd()).unwrap();
-        assert_eq!(Settings::dump(two.slave.as_fd()).unwrap(), saved);
-        assert_eq!(ioctl::settings(two.slave.as_fd()).unwrap().c_cc[libc::VINTR], 7);
+    #[test]
+    fn locked_settings_come_back() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let pty = openpty(None, None).unwrap();
+        let mut locked = TermiosLock::dump(pty.slave.as_fd()).unwrap();
+        locked.c_lflag = libc::ECHO;
+        if TermiosLock::restore(&locked, pty.slave.as_fd()).is_ok() {
+            assert_eq!(TermiosLock::dump(pty.slave.as_fd()).unwrap(), locked);
+        }
+    }
+
+    #[test]
+    fn what_is_no_terminal_or_hung_up_is_an_error() {
+        let (reader, _writer) = nix::unistd::pipe().unwrap();
+        let error = Termios::dump(reader.as_fd()).unwrap_err();
+        assert_eq!(error.to_string(), "TCGETS2: ENOTTY: Not a typewriter");
+        let pty = openpty(None, None).unwrap();
+        drop(pty.master);
+        assert!(Settings::dump(pty.slave.as_fd()).unwrap_err().is_hung_up());
+    }
+
+    #[test]
+    fn damaged_entries_are_refused() {
+        let short = TermiosEntry { c_cc: vec![0; 18], ..entry(&Termios2::default()) };
+        assert!(matches!(native(&short), Err(TermiosError::Characters(18))));
+        let wide = TermiosEntry { c_cc: vec![256; 19], ..entry(&Termios2::default()) };
+        assert!(matches!(native(&wide), Err(TermiosError::Range("control character", 256))));
     }
 }
