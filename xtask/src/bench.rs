@@ -114,6 +114,7 @@ fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> T {
 
 fn measure(sandbox: &Sandbox, binary: &Path, load: &[&str], round: usize) -> Result<Sample> {
     let criu = Criu { sandbox, binary: binary.into() };
+    let empty = sandbox.traces()?;
     let mut target = Target::start(sandbox, &[&["load"], load].concat())?;
     let images = format!("images-{round}");
     let folder = sandbox.folder(&images)?;
@@ -123,12 +124,14 @@ fn measure(sandbox: &Sandbox, binary: &Path, load: &[&str], round: usize) -> Res
         [target.pid.to_string().into(), "-D".into(), folder.clone().into()],
     );
     let (dump, dump_memory, said) = timed(sandbox, &criu, words)?;
+    sandbox.settles_to(&empty)?; // the pids are free again
     let words = quiet(["restore", "-d", "-D"], [folder.clone().into()]);
     let (restore, restore_memory, _) = timed(sandbox, &criu, words)?;
     target.check()?;
 
     // A load's children wait for ever; all but the sandbox's init end here.
     sandbox.run(["sh", "-c", "kill -9 -1"])?;
+    sandbox.settles_to(&empty)?;
     fs::remove_dir_all(folder)?;
     fs::remove_dir_all(target.folder())?;
     let frozen = said
