@@ -110,16 +110,17 @@ mod target {
             eprintln!("not run: no kernel threads in this pid namespace");
             return;
         }
-        let images = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new().unwrap(); // for its folder only
+        let images = sandbox.folder("images").unwrap();
         let output = std::process::Command::new(criu_testkit::criu())
             .args(["dump", "--no-default-config", "-t", "2", "-D"])
-            .arg(images.path())
+            .arg(&images)
             .output()
             .unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
         assert!(error.contains("2") && error.contains("kernel thread"), "{error}");
-        assert!(!images.path().join("inventory.img").exists());
+        assert!(!images.join("inventory.img").exists());
     }
 
     #[test]
