@@ -1,7 +1,7 @@
 //! The one list of what can be dumped and restored, in the order in which it is.
 
 use criu_engine::Resources;
-use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Pidfd, Pipe, Regular};
+use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Nsfile, Pidfd, Pipe, Regular};
 use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
@@ -32,6 +32,7 @@ fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
         Box::new(Kind::<Signalfd>::new()),
         Box::new(Kind::<Timerfd>::new()),
         Box::new(Pidfd),
+        Box::new(Kind::<Nsfile>::new()),
     ]
 }
 
@@ -57,7 +58,7 @@ impl Catalog {
     /// what the others used.
     pub fn with<R>(&self, pipeline: impl FnOnce(Resources<'_>) -> R) -> R {
         pipeline(Resources {
-            tree: &[&self.memory, &self.table],
+            tree: &[&criu_task::seccomp::Seccomp, &self.memory, &self.table],
             task: &task_states(),
             thread: criu_task::THREAD_STATES,
             registers: &criu_task::regs::NativeRegisters,

@@ -21,7 +21,9 @@ pub use built::{BuiltTask, BuiltTree, Numbers, Place, RestoreContext, Stage};
 pub use file::{Descriptor, FileDump, FileKind, FileRestore, Slot};
 pub use frozen::{DumpContext, Fate, FrozenTask, FrozenThread, FrozenTree, Life, TaskImages};
 pub use options::{NetworkLock, Options};
-pub use state::{Answer, Births, Family, Registers, TaskState, ThreadAnswer, ThreadRegisters, ThreadState};
+pub use state::{
+    Answer, Births, Family, Helper, Registers, TaskState, ThreadAnswer, ThreadRegisters, ThreadState,
+};
 pub use state::{TreeDump, TreeRestore, TreeState};
 
 /// What a resource reports when it fails. The engine adds resource, task and descriptor in front; the

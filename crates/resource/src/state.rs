@@ -91,6 +91,21 @@ pub trait TreeRestore {
     /// Adds the steps of one stage to the script of the task's main thread. No side effects, except that
     /// descriptor numbers are reserved.
     fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError>;
+    /// Adds steps of [`Stage::State`] to the script of thread number `thread` (0 is the main one), before those
+    /// of thread states.
+    fn emit_thread(
+        &mut self,
+        _task: &BuiltTask,
+        _thread: usize,
+        _script: &mut Script,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+    /// Whether the task takes system calls from itself in [`Stage::State`] (seccomp(2)). From then on it runs
+    /// under ptrace, which suspends that until the end.
+    fn restrains(&self, _task: &BuiltTask) -> bool {
+        false
+    }
     /// Address ranges (start, end) that the script machine must leave free in every task.
     fn occupied(&self) -> Vec<(u64, u64)>;
     /// Opens everything and puts it at the numbers that the scripts use.
@@ -117,6 +132,11 @@ pub trait Registers: Send + Sync {
     /// Where a thread stopped inside of a restartable sequence (rseq(2)) has to go on, since it was
     /// interrupted.
     fn aborted(&self, thread: &FrozenThread) -> Result<Option<u64>, BoxError>;
+    /// The registers of a thread whose interrupted system call can as well be issued anew, where the kernel
+    /// would go on with it in a way of which a later dump could not tell what it was.
+    fn anew(&self, _thread: &FrozenThread) -> Option<Vec<u64>> {
+        None
+    }
 }
 
 /// In which order a task does what cannot be undone: a child keeps the session its parent had at birth.
@@ -128,8 +148,27 @@ pub struct Births {
     pub setsid: bool,
     /// Whether it then leads a process group in another's session.
     pub setpgid: bool,
+    /// Children of its own parent (positions in the tree) that are in the task's session, not the parent's.
+    pub siblings: Vec<usize>,
+    /// Children that only stand in for leaders that are gone.
+    pub helpers: Vec<Helper>,
     /// Children to clone at last.
     pub after: Vec<usize>,
+}
+
+/// A short-lived process in the place of a leader that is gone. The number of a session or group outlives
+/// its leader as long as there are members, and only a process of that number can make it. The helper ends
+/// once every task is where it belongs, and its parent waits for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Helper {
+    /// Its pid, the number of what it leads.
+    pub pid: u32,
+    /// Whether it leads a session; otherwise only a process group in its parent's session.
+    pub session: bool,
+    /// Children of its parent (positions in the tree) to clone into the session.
+    pub siblings: Vec<usize>,
+    /// Leaders of groups in that session, its children.
+    pub helpers: Vec<Helper>,
 }
 
 /// Sessions and process groups of a tree.

@@ -9,7 +9,7 @@
 
 use crate::error::Error;
 use crate::steps::{living, prctl, thread_dir};
-use crate::{lsm, restorer, seccomp};
+use crate::{lsm, restorer};
 use criu_images::proto::{CredsEntry, MmEntry};
 use criu_images::{Image, StoreExt};
 use criu_kernel::proc::Status;
@@ -21,6 +21,9 @@ use criu_script::{Arg, Check, Script};
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
+/// Strict seccomp mode, which stands next to the credentials in `/proc`. Filters are the concern of
+/// [`crate::seccomp`].
+const STRICT: u32 = libc::SECCOMP_MODE_STRICT;
 /// Asks setfsuid(2) and setfsgid(2) for the current id.
 const NO_ID: u32 = u32::MAX;
 
@@ -198,9 +201,6 @@ impl Credentials {
         let pid = task.pid() as i32;
         let thread_core = task.thread(thread).thread_core.as_ref();
         let thread_core = thread_core.ok_or(Error::Missing { pid, part: "thread_core" })?;
-        if let Some(mode) = thread_core.seccomp_mode {
-            seccomp::check(mode as u32)?;
-        }
         let wanted = thread_core.creds.as_ref().ok_or(Error::Missing { pid, part: "creds" })?;
         lsm::check(wanted)?;
         set(wanted, restorer::status()?, script)
@@ -220,12 +220,15 @@ impl ThreadState for Credentials {
     ) -> Result<ThreadAnswer<'a>, BoxError> {
         let dir = thread_dir(task, thread)?;
         let status = dir.status()?;
-        seccomp::check(status.seccomp)?;
         let secbits = prctl(script, libc::PR_GET_SECUREBITS, 0, 0).id();
         Ok(Box::new(move |outcome, core| {
             let mut creds = from_status(&status, outcome.ret(secbits) as u32);
             lsm::fill(&dir, &mut creds)?;
-            core.thread_core.get_or_insert_default().creds = Some(creds);
+            let thread_core = core.thread_core.get_or_insert_default();
+            thread_core.creds = Some(creds);
+            if status.seccomp == STRICT {
+                thread_core.seccomp_mode = Some(STRICT as i32);
+            }
             Ok(())
         }))
     }
@@ -283,7 +286,7 @@ impl TaskState for Credentials {
 mod tests {
     use super::*;
     use criu_images::MemoryStore;
-    use criu_images::proto::{CoreEntry, PstreeEntry, SeccompMode, TaskCoreEntry, ThreadCoreEntry};
+    use criu_images::proto::{CoreEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry};
     use criu_resource::{Life, Numbers, Options};
 
     fn user() -> CoreEntry {
@@ -334,8 +337,6 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        let text = refusal(|core| core.set_seccomp_mode(SeccompMode::Filter));
-        assert!(text.contains("seccomp filters"), "{text}");
         let text = refusal(|core| core.creds = None);
         assert!(text.contains("task 5 has no creds"), "{text}");
     }

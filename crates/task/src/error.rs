@@ -67,6 +67,17 @@ pub enum Error {
         /// Names, separated by commas.
         names: String,
     },
+    /// Seccomp filters that cannot be read.
+    #[error(
+        "the seccomp filters of thread {tid} cannot be read: {errno}; run criu-rs with CAP_SYS_ADMIN and under no \
+         filter itself, on a kernel with CONFIG_CHECKPOINT_RESTORE"
+    )]
+    Seccomp {
+        /// The thread.
+        tid: i32,
+        /// What ptrace(2) said.
+        errno: nix::errno::Errno,
+    },
     /// A session that cannot be rebuilt.
     #[error(
         "task {pid} belongs to session {sid}, whose leader is outside of the tree: it is a job of a shell; \

@@ -48,6 +48,7 @@ pub static THREAD_STATES: &[&dyn ThreadState] = &[
     &thread::Name,
     &thread::Personality,
     &thread::ThreadEnd,
+    &thread::ShadowStack,
     &sigaltstack::SignalStack,
     &sched::Scheduling,
     &rseq::Rseq,

@@ -25,6 +25,10 @@ impl Registers for NativeRegisters {
     fn aborted(&self, thread: &FrozenThread) -> Result<Option<u64>, BoxError> {
         Ok(crate::rseq::abort_ip(thread)?)
     }
+
+    fn anew(&self, thread: &FrozenThread) -> Option<Vec<u64>> {
+        native::anew(&thread.regs)
+    }
 }
 
 /// Fills `mtype` and `thread_info` of a core image. An interrupted system call is [settled](settle) in the

@@ -111,6 +111,17 @@ pub fn requeue(
     Ok(())
 }
 
+/// Refuses a queued SIGTRAP. The reference puts breakpoints into the tasks that it restores; the kernel would
+/// then force that signal on them, and so it takes no such images.
+fn refuse_trap(pending: &[[u8; SIGINFO]]) -> Result<(), Error> {
+    match pending.iter().any(|info| info[..4] == libc::SIGTRAP.to_ne_bytes()) {
+        true => Err(Error::Unsupported(
+            "a pending SIGTRAP, which CRIU cannot restore; dump again when the task has taken it".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// What a process does with signals, and those queued for it as a whole.
 pub struct Signals;
 
@@ -125,6 +136,7 @@ impl TaskState for Signals {
         _: &'a DumpContext<'a>,
         script: &mut Script,
     ) -> Result<Answer<'a>, BoxError> {
+        refuse_trap(&task.pending)?;
         let actions = ask_actions(script);
         Ok(Box::new(move |outcome, images| {
             let tc = images.tc();
@@ -177,6 +189,7 @@ impl ThreadState for ThreadSignals {
         thread: &'a FrozenThread,
         _: &mut Script,
     ) -> Result<ThreadAnswer<'a>, BoxError> {
+        refuse_trap(&thread.pending)?;
         Ok(Box::new(move |_, core| {
             let thread_core = core.thread_core.get_or_insert_default();
             thread_core.blk_sigset = Some(thread.sigmask);

@@ -1,7 +1,9 @@
 //! Small things of a thread: its name, its execution domain, the addresses the kernel writes to when it ends, the signal it gets
 //! when its parent ends.
 
+use crate::error::Error;
 use crate::steps::{pr, prctl, text};
+use criu_kernel::{Pid, ptrace};
 use criu_resource::{BoxError, BuiltTask, FrozenTask, FrozenThread, Stage, ThreadAnswer, ThreadState};
 use criu_script::{Arg, Script};
 
@@ -176,6 +178,36 @@ impl ThreadState for Personality {
         if let (Stage::State, Some(tc)) = (stage, task.tc()) {
             script.syscall(libc::SYS_personality, [tc.personality.into()]);
         }
+        Ok(())
+    }
+}
+
+/// Shadow stacks (CET), which are detected and refused: the return addresses on them are the kernel's.
+pub struct ShadowStack;
+
+/// Note type of the shadow stack's registers (linux/elf.h). Linux 6.6; present only in threads that use one.
+const NT_X86_SHSTK: u32 = 0x204;
+
+impl ThreadState for ShadowStack {
+    fn name(&self) -> &'static str {
+        "shadow stack"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        thread: &'a FrozenThread,
+        _: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        if ptrace::regset(Pid::from_raw(thread.tid), NT_X86_SHSTK, 8).is_ok() {
+            let what = "a thread with a shadow stack; start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK";
+            return Err(Error::Unsupported(what.into()).into());
+        }
+        Ok(Box::new(|_, _| Ok(())))
+    }
+
+    /// An image with one is refused with the registers.
+    fn restore(&self, _: Stage, _: &BuiltTask, _: usize, _: &mut Script) -> Result<(), BoxError> {
         Ok(())
     }
 }

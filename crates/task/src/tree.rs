@@ -2,19 +2,25 @@
 //! group, and which trees no sequence of calls brings about.
 //!
 //! A task is born into its parent's session and group. It leaves the session only by setsid(2), as a leader;
-//! it changes groups by setpgid(2) within its session.
+//! it changes groups by setpgid(2) within its session. A session or group may outlive its leader: there a
+//! [helper](criu_resource::Helper) takes the leader's place for a while.
 
 use crate::error::Error;
 use criu_images::proto::PstreeEntry;
+use criu_kernel::Pid;
+use criu_kernel::proc::ProcDir;
 use criu_resource::{
     Answer, Births, BoxError, BuiltTask, BuiltTree, DumpContext, Family, FrozenTask, FrozenTree, Options,
     RestoreContext, Stage, TaskState,
 };
 use criu_script::Script;
-use std::collections::{HashMap, HashSet};
+use plan::{helpers, impossible, plan};
+use std::collections::HashSet;
+
+mod plan;
 
 /// Checks that a frozen tree's sessions and groups can be rebuilt: it has its own session, or may be a job of
-/// a shell; and [`births`] will find a way.
+/// a shell; no other session or group has a living leader outside of the tree; and [`births`] will find a way.
 ///
 /// # Errors
 /// Names the task, and `--shell-job` where that is the remedy.
@@ -27,7 +33,19 @@ pub fn check_sessions(tree: &FrozenTree<'_>, options: &Options) -> Result<(), Er
     };
     let entries: Vec<PstreeEntry> = tree.tasks.iter().map(entry).collect();
     let parents: Vec<Option<usize>> = tree.tasks.iter().map(|task| task.parent).collect();
-    check(&entries.iter().collect::<Vec<_>>(), &parents, options)
+    let births = check(&entries.iter().collect::<Vec<_>>(), &parents, options)?;
+    for helper in helpers(&births) {
+        let leads = |task: &&PstreeEntry| task.sid == helper.pid || task.pgid == helper.pid;
+        let member = entries.iter().find(leads).unwrap_or(&entries[0]);
+        // A group in the shell's session becomes that of criu-rs.
+        let adopted = !helper.session && options.shell_job && member.sid == entries[0].sid;
+        if !adopted && ProcDir::open(Pid::from_raw(helper.pid as i32)).is_ok() {
+            let what = if helper.session { "session" } else { "process group" };
+            let why = format!("the leader of its {what} {} lies outside of the tree", helper.pid);
+            return Err(impossible(member, &why));
+        }
+    }
+    Ok(())
 }
 
 /// The same for a tree to be built.
@@ -36,100 +54,28 @@ pub fn check_sessions(tree: &FrozenTree<'_>, options: &Options) -> Result<(), Er
 /// As [`check_sessions`].
 pub fn check_built(tree: &BuiltTree, options: &Options) -> Result<(), Error> {
     let (tasks, parents) = relations(tree);
-    check(&tasks, &parents, options)
+    check(&tasks, &parents, options).map(drop)
 }
 
-fn check(tasks: &[&PstreeEntry], parents: &[Option<usize>], options: &Options) -> Result<(), Error> {
-    let Some(root) = tasks.first() else { return Ok(()) };
+fn check(tasks: &[&PstreeEntry], parents: &[Option<usize>], options: &Options) -> Result<Vec<Births>, Error> {
+    let Some(root) = tasks.first() else { return Ok(Vec::new()) };
     if !options.shell_job && tasks.iter().all(|task| task.pid != root.sid) {
         return Err(Error::ShellJob { pid: root.pid as i32, sid: root.sid as i32 });
     }
-    plan(tasks, parents).map(drop)
+    plan(tasks, parents, None)
 }
 
 fn relations(tree: &BuiltTree) -> (Vec<&PstreeEntry>, Vec<Option<usize>>) {
     tree.tasks.iter().map(|task| (&task.pstree, task.parent)).unzip()
 }
 
-/// Plans the births of a tree, one entry a task.
+/// Plans the births of a tree, one entry a task. `outer` is the process group that the root is born into.
 ///
 /// # Errors
-/// For a task that its parent cannot have in the right session, and for a group without leader.
-pub fn births(tree: &BuiltTree) -> Result<Vec<Births>, Error> {
+/// For a task that nobody can bear in the right session, and for a group that nobody can make.
+pub fn births(tree: &BuiltTree, outer: u32) -> Result<Vec<Births>, Error> {
     let (tasks, parents) = relations(tree);
-    plan(&tasks, &parents)
-}
-
-fn plan(tasks: &[&PstreeEntry], parents: &[Option<usize>]) -> Result<Vec<Births>, Error> {
-    let pids: HashSet<u32> = tasks.iter().map(|task| task.pid).collect();
-    let leads_session = |task: &PstreeEntry| task.sid == task.pid;
-    let mut births: Vec<Births> = tasks
-        .iter()
-        .map(|task| Births {
-            setsid: leads_session(task),
-            setpgid: task.pgid == task.pid && !leads_session(task),
-            ..Births::default()
-        })
-        .collect();
-    // The session a task must be born into; a leader need not care unless its children do.
-    let mut needs: Vec<Option<u32>> =
-        tasks.iter().map(|task| (!leads_session(task)).then_some(task.sid)).collect();
-    for (index, task) in tasks.iter().enumerate().rev() {
-        let Some(need) = needs[index] else { continue };
-        if !pids.contains(&need) && need != tasks[0].sid {
-            let why = format!("the leader of its session {need} has ended or lies outside of the tree");
-            return Err(impossible(task, &why));
-        }
-        let Some(parent) = parents[index] else { continue };
-        if need == tasks[parent].sid {
-            continue;
-        }
-        // The parent left that session after the birth, which only a leader can have done.
-        if !leads_session(tasks[parent]) || *needs[parent].get_or_insert(need) != need {
-            let why =
-                format!("its session {need} is not one that its parent {} ever was in", tasks[parent].pid);
-            return Err(impossible(task, &why));
-        }
-    }
-    if needs[0].is_some_and(|need| pids.contains(&need)) {
-        return Err(impossible(tasks[0], "it would have to be born into a session of its descendants"));
-    }
-    for index in 0..tasks.len() {
-        let Some(parent) = parents[index] else { continue };
-        match needs[index] {
-            Some(need) if need != tasks[parent].sid => births[parent].before_setsid.push(index),
-            _ => births[parent].after.push(index),
-        }
-    }
-    let index_of: HashMap<u32, usize> = tasks.iter().enumerate().map(|(i, task)| (task.pid, i)).collect();
-    for task in tasks {
-        let leader = index_of.get(&task.pgid).map(|&leader| tasks[leader]);
-        check_group(task, leader, tasks[0]).map_err(|why| impossible(task, &why))?;
-    }
-    Ok(births)
-}
-
-fn impossible(task: &PstreeEntry, why: &str) -> Error {
-    Error::Tree { pid: task.pid as i32, why: why.into() }
-}
-
-/// A group must have its leader, in the same session; or be the one that the root was born into.
-fn check_group(task: &PstreeEntry, leader: Option<&PstreeEntry>, root: &PstreeEntry) -> Result<(), String> {
-    let group = task.pgid;
-    match leader {
-        _ if task.sid == task.pid && group != task.pid => {
-            Err(format!("it leads a session but is in process group {group}"))
-        }
-        None if group == root.pgid => Ok(()),
-        None => Err(format!("the leader of its process group {group} has ended or lies outside of the tree")),
-        Some(leader) if leader.sid != task.sid => {
-            Err(format!("its process group {group} is in another session"))
-        }
-        Some(leader) if leader.pgid != group => {
-            Err(format!("the leader of its process group {group} has left that group"))
-        }
-        Some(_) => Ok(()),
-    }
+    plan(&tasks, &parents, Some(outer))
 }
 
 /// Sessions and groups, for the engine.
@@ -143,28 +89,35 @@ impl Family for Sessions {
     fn adopt(&self, tree: &mut BuiltTree, options: &Options) -> Result<(), BoxError> {
         check_built(tree, options)?;
         let session = nix::unistd::getsid(None)?.as_raw();
-        adopt_outside(tree, session as u32, nix::unistd::getpgrp().as_raw() as u32);
+        adopt_outside(tree, session as u32, nix::unistd::getpgrp().as_raw() as u32, group_exists);
         Ok(())
     }
 
     fn births(&self, tree: &BuiltTree) -> Result<Vec<Births>, BoxError> {
-        Ok(births(tree)?)
+        Ok(births(tree, nix::unistd::getpgrp().as_raw() as u32)?)
     }
 }
 
-/// Makes the session and group of the root, where they lie outside of the tree, those of criu-rs: `sid` and
-/// `pgid`. All tasks in them go along. Comes before the births are planned and the scripts composed.
-pub fn adopt_outside(tree: &mut BuiltTree, sid: u32, pgid: u32) {
+/// Whether somebody is in this process group now.
+fn group_exists(pgid: u32) -> bool {
+    let sent = nix::sys::signal::killpg(Pid::from_raw(pgid as i32), None);
+    pgid != 0 && sent != Err(nix::errno::Errno::ESRCH)
+}
+
+/// Makes the session of the root and the groups in it, where they lie outside of the tree, those of criu-rs:
+/// `sid` and `pgid`. All tasks in them go along. A group other than the root's counts as outside when it still
+/// `exists`; otherwise its leader was in the tree and is gone. Comes before the births are planned and the
+/// scripts composed.
+pub fn adopt_outside(tree: &mut BuiltTree, sid: u32, pgid: u32, exists: impl Fn(u32) -> bool) {
     let pids: HashSet<u32> = tree.tasks.iter().map(|task| task.pstree.pid).collect();
     let Some(root) = tree.tasks.first().map(|task| task.pstree.clone()) else { return };
-    for PstreeEntry { sid: task_sid, pgid: task_pgid, .. } in
-        tree.tasks.iter_mut().map(|task| &mut task.pstree)
-    {
-        if *task_sid == root.sid && !pids.contains(&root.sid) {
-            *task_sid = sid;
-        }
-        if *task_pgid == root.pgid && !pids.contains(&root.pgid) {
-            *task_pgid = pgid;
+    if pids.contains(&root.sid) {
+        return;
+    }
+    for task in tree.tasks.iter_mut().map(|task| &mut task.pstree).filter(|task| task.sid == root.sid) {
+        task.sid = sid;
+        if !pids.contains(&task.pgid) && (task.pgid == root.pgid || exists(task.pgid)) {
+            task.pgid = pgid;
         }
     }
 }

@@ -95,7 +95,7 @@ fn write_images(
     stats.memory = memory.elapsed();
     write::write(store, &tree, images, &shared)?;
     notify(hooks, Action::PostDump, root)?;
-    write::commit(store, tree.tasks[0].ns_pid, options)?;
+    write::commit(store, tree.tasks[0].pid, options)?;
     for (name, part) in parts {
         part.commit(fate).map_err(Error::resource(name))?;
     }
@@ -154,7 +154,8 @@ fn ask<'a>(
 }
 
 /// A thread stopped inside of a restartable sequence has been interrupted: it goes to the abort handler, as
-/// the kernel would send it. Running a script would make the kernel forget the sequence.
+/// the kernel would send it. Running a script would make the kernel forget the sequence. And a system call
+/// that the kernel would continue in a way of its own is issued anew where that means the same.
 fn leave_sequences(
     tree: &mut FrozenTree<'_>,
     seized: &mut [Option<Seized>],
@@ -168,6 +169,13 @@ fn leave_sequences(
             if let Some(ip) = target {
                 seized.set_ip(index, ip)?;
                 thread.regs = crate::regs::to_words(&seized.threads()[index].regs);
+            }
+            if let Some(words) = resources.registers.anew(thread)
+                && let Some(regs) = crate::regs::from_words(&words)
+            {
+                let xstate = thread.xstate.clone();
+                seized.set_state(index, regs, xstate, thread.sigmask)?;
+                thread.regs = words;
             }
         }
     }

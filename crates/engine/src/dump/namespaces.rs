@@ -3,7 +3,9 @@
 use crate::{Error, Result};
 use criu_kernel::proc::ProcDir;
 
-const KINDS: [&str; 8] = ["pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time"];
+/// The last two are those that a task's children will be in.
+const KINDS: [&str; 10] =
+    ["pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "pid_for_children", "time_for_children"];
 
 /// Refuses a task outside of criu-rs's own namespaces.
 pub(crate) fn check(pid: i32, proc: &ProcDir) -> Result<()> {

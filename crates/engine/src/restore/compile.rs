@@ -6,13 +6,25 @@ use criu_kernel::clone3::CloneArgs;
 use criu_kernel::plain::as_bytes;
 use criu_parasite::ThreadSlot;
 use criu_parasite::area::Layout;
-use criu_resource::{Births, BuiltTask, BuiltTree, Life, RestoreContext, Stage, TreeRestore};
+use criu_resource::{Births, BuiltTask, BuiltTree, Helper, Life, RestoreContext, Stage, TreeRestore};
 use criu_script::{Check, Script, wire};
 
-/// One thread of the restored tree.
+/// What becomes of the thread that runs a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The main thread of a task that lives on.
+    Main,
+    /// Another thread of such a task.
+    Thread,
+    /// A process that ends by itself: a zombie, a helper.
+    Brief,
+}
+
+/// One thread of the restored tree, or of a helper.
 pub(crate) struct Job {
-    /// Position of the task.
+    /// Position of the task; of the one that it helps.
     pub task: usize,
+    pub kind: Kind,
     pub tid: i32,
     pub slot: ThreadSlot,
     pub script: Script,
@@ -23,6 +35,20 @@ pub(crate) struct Program {
     /// The root's main thread comes first.
     pub jobs: Vec<Job>,
     pub layout: Layout,
+    pub restraint: Option<Restraint>,
+}
+
+/// Tasks that take system calls from themselves: they wait until criu-rs traces them, which suspends that.
+#[derive(Clone)]
+pub(crate) struct Restraint {
+    /// Their positions.
+    pub tasks: Vec<usize>,
+    /// How many threads they have.
+    pub threads: u32,
+    /// The barrier word where these threads arrive.
+    pub ready: u64,
+    /// The one they wait for.
+    pub traced: u64,
 }
 
 /// A tree restore in progress, with its resource's name.
@@ -45,7 +71,13 @@ struct Compiler<'a, 't> {
     slots: Vec<Vec<ThreadSlot>>,
     layout: Layout,
     born: u64,
+    /// How many processes arrive at `born`.
+    all: usize,
+    /// Where tasks arrive that have joined their group; none where nobody waits for that.
+    joined: Option<u64>,
     state: u64,
+    restraint: Option<Restraint>,
+    helpers: Vec<Job>,
 }
 
 pub(crate) fn compile<'t>(
@@ -61,13 +93,43 @@ pub(crate) fn compile<'t>(
     let count = |task: &BuiltTask| 1 + task.threads.len();
     let slots = tree.tasks.iter().map(|task| (0..count(task)).map(|_| layout.thread()).collect()).collect();
     let births = resources.family.births(tree).map_err(Error::resource("sessions"))?;
-    let mut compiler =
-        Compiler { tree, resources, context, births, space, parts, slots, layout, born, state };
+    let helpers = births.iter().map(|births| count_helpers(&births.helpers)).sum::<usize>();
+    let joined = (helpers > 0).then(|| layout.word());
+    let restraint = restraint(tree, parts, &mut layout);
+    let mut compiler = Compiler {
+        tree,
+        resources,
+        context,
+        births,
+        space,
+        parts,
+        slots,
+        layout,
+        born,
+        all: tree.tasks.len() + helpers,
+        joined,
+        state,
+        restraint,
+        helpers: Vec::new(),
+    };
     let mut jobs = Vec::new();
     for task in &tree.tasks {
         compiler.task(task, &mut jobs)?;
     }
-    Ok(Program { jobs, layout: compiler.layout })
+    jobs.append(&mut compiler.helpers);
+    Ok(Program { jobs, layout: compiler.layout, restraint: compiler.restraint })
+}
+
+fn count_helpers(helpers: &[Helper]) -> usize {
+    helpers.iter().map(|helper| 1 + count_helpers(&helper.helpers)).sum()
+}
+
+fn restraint(tree: &BuiltTree, parts: &[Part<'_>], layout: &mut Layout) -> Option<Restraint> {
+    let restrained = |task: &&BuiltTask| parts.iter().any(|(_, part)| part.restrains(task));
+    let tasks: Vec<&BuiltTask> = tree.tasks.iter().filter(restrained).collect();
+    let threads = tasks.iter().map(|task| 1 + task.threads.len() as u32).sum();
+    let tasks: Vec<usize> = tasks.iter().map(|task| task.index).collect();
+    (!tasks.is_empty()).then(|| Restraint { tasks, threads, ready: layout.word(), traced: layout.word() })
 }
 
 impl Compiler<'_, '_> {
@@ -78,15 +140,18 @@ impl Compiler<'_, '_> {
             self.empty_address_space(&mut script);
         }
         if let Life::Zombie(status) = task.life {
-            self.family(task, &mut script)?;
+            self.family(task, &mut script);
             self.stage(Stage::Born, task, &mut script)?;
+            self.dismiss(task, &mut script);
             die(status, &mut script);
-            jobs.push(Job { task: task.index, tid: task.pid() as i32, slot: slots[0], script });
+            let tid = task.pid() as i32;
+            jobs.push(Job { task: task.index, kind: Kind::Brief, tid, slot: slots[0], script });
             return Ok(());
         }
         self.stage(Stage::Inherit, task, &mut script)?;
-        self.family(task, &mut script)?;
+        self.family(task, &mut script);
         self.stage(Stage::Born, task, &mut script)?;
+        self.dismiss(task, &mut script);
         self.stage(Stage::Files, task, &mut script)?;
         self.stage(Stage::Memory, task, &mut script)?;
         script.set_what("restore");
@@ -94,18 +159,21 @@ impl Compiler<'_, '_> {
             self.clone(tid, slot, THREAD_FLAGS as u64, 0, &mut script);
         }
         self.reap_later(task, &mut script);
+        self.await_tracer(task, &mut script);
         self.stage(Stage::State, task, &mut script)?;
         self.thread_stages(task, 0, &mut script)?;
         self.stage(Stage::Last, task, &mut script)?;
         self.thread_last(task, 0, &mut script)?;
-        jobs.push(Job { task: task.index, tid: task.pid() as i32, slot: slots[0], script });
+        let tid = task.pid() as i32;
+        jobs.push(Job { task: task.index, kind: Kind::Main, tid, slot: slots[0], script });
 
         for thread in 1..slots.len() {
             let mut script = Script::new("restore");
+            self.await_tracer(task, &mut script);
             self.thread_stages(task, thread, &mut script)?;
             self.thread_last(task, thread, &mut script)?;
             let tid = task.pstree.threads[thread] as i32;
-            jobs.push(Job { task: task.index, tid, slot: slots[thread], script });
+            jobs.push(Job { task: task.index, kind: Kind::Thread, tid, slot: slots[thread], script });
         }
         Ok(())
     }
@@ -128,26 +196,78 @@ impl Compiler<'_, '_> {
     }
 
     /// Clones the children and starts a session or group, in the planned order; then waits for everybody.
-    fn family(&mut self, task: &BuiltTask, script: &mut Script) -> Result<()> {
+    fn family(&mut self, task: &BuiltTask, script: &mut Script) {
         let births = self.births[task.index].clone();
         script.set_what("process tree");
-        self.clone_children(&births.before_setsid, script);
+        self.clone_tasks(&births.before_setsid, false, script);
         if births.setsid {
             script.syscall(libc::SYS_setsid, []);
         }
         if births.setpgid {
             script.syscall(libc::SYS_setpgid, [0.into(), 0.into()]);
         }
-        self.clone_children(&births.after, script);
+        self.clone_tasks(&births.siblings, true, script);
+        self.clone_helpers(&births.helpers, task, script);
+        self.clone_tasks(&births.after, false, script);
         script.arrive(self.born);
-        script.wait(self.born, self.tree.tasks.len() as u32);
-        Ok(())
+        script.wait(self.born, self.all as u32);
     }
 
-    fn clone_children(&mut self, children: &[usize], script: &mut Script) {
-        for &child in children {
-            let (pid, slot) = (self.tree.tasks[child].pid(), self.slots[child][0]);
-            self.clone(pid, slot, 0, libc::SIGCHLD as u64, script);
+    /// Clones tasks as children, or as siblings.
+    fn clone_tasks(&mut self, tasks: &[usize], siblings: bool, script: &mut Script) {
+        for &task in tasks {
+            let (pid, slot) = (self.tree.tasks[task].pid(), self.slots[task][0]);
+            match siblings {
+                false => self.clone(pid, slot, 0, libc::SIGCHLD as u64, script),
+                // A sibling's end is told by the signal that tells the caller's.
+                true => self.clone(pid, slot, libc::CLONE_PARENT as u64, 0, script),
+            }
+        }
+    }
+
+    fn clone_helpers(&mut self, helpers: &[Helper], of: &BuiltTask, script: &mut Script) {
+        for helper in helpers {
+            let slot = self.layout.thread();
+            self.clone(helper.pid, slot, 0, libc::SIGCHLD as u64, script);
+            let own = self.helper(helper, of);
+            let tid = helper.pid as i32;
+            self.helpers.push(Job { task: of.index, kind: Kind::Brief, tid, slot, script: own });
+        }
+    }
+
+    /// Leads a session or group until everybody has joined.
+    fn helper(&mut self, helper: &Helper, of: &BuiltTask) -> Script {
+        let mut script = Script::new("process tree");
+        match helper.session {
+            true => script.syscall(libc::SYS_setsid, []),
+            false => script.syscall(libc::SYS_setpgid, [0.into(), 0.into()]),
+        };
+        self.clone_tasks(&helper.siblings, true, &mut script);
+        self.clone_helpers(&helper.helpers, of, &mut script);
+        script.arrive(self.born);
+        if let Some(joined) = self.joined {
+            script.wait(joined, self.tree.tasks.len() as u32);
+        }
+        reap(&helper.helpers, &mut script);
+        script.syscall(libc::SYS_exit_group, [0.into()]);
+        script
+    }
+
+    /// Tells helpers that the task has joined its group, and waits for the end of its own.
+    fn dismiss(&self, task: &BuiltTask, script: &mut Script) {
+        if let Some(joined) = self.joined {
+            script.set_what("process tree");
+            script.arrive(joined);
+            reap(&self.births[task.index].helpers, script);
+        }
+    }
+
+    /// Waits for criu-rs where the task will take system calls from itself.
+    fn await_tracer(&self, task: &BuiltTask, script: &mut Script) {
+        if let Some(restraint) = self.restraint.as_ref().filter(|r| r.tasks.contains(&task.index)) {
+            script.set_what("restore");
+            script.arrive(restraint.ready);
+            script.wait(restraint.traced, 1);
         }
     }
 
@@ -165,7 +285,7 @@ impl Compiler<'_, '_> {
     fn reap_later(&self, task: &BuiltTask, script: &mut Script) {
         let dead =
             |child: &&BuiltTask| child.parent == Some(task.index) && matches!(child.life, Life::Zombie(_));
-        let mut any = false;
+        let mut any = !self.births[task.index].helpers.is_empty();
         for child in self.tree.tasks.iter().filter(dead) {
             any = true;
             let info = script.zeroed(128);
@@ -208,7 +328,20 @@ impl Compiler<'_, '_> {
         self.thread_stage(Stage::Last, task, thread, script)
     }
 
-    fn thread_stage(&self, stage: Stage, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<()> {
+    fn thread_stage(
+        &mut self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<()> {
+        if stage == Stage::State {
+            for (name, part) in self.parts.iter_mut() {
+                script.set_what(name);
+                let pid = task.pid() as i32;
+                part.emit_thread(task, thread, script).map_err(Error::of_task(name, pid))?;
+            }
+        }
         for state in self.resources.thread {
             script.set_what(state.name());
             state
@@ -216,6 +349,14 @@ impl Compiler<'_, '_> {
                 .map_err(Error::of_task(state.name(), task.pid() as i32))?;
         }
         Ok(())
+    }
+}
+
+/// Waits for the end of helpers.
+fn reap(helpers: &[Helper], script: &mut Script) {
+    for helper in helpers {
+        let args = [helper.pid.into(), 0.into(), 0.into(), 0.into()];
+        script.syscall(libc::SYS_wait4, args).check(Check::Eq(i64::from(helper.pid)));
     }
 }
 

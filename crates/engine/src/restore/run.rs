@@ -1,16 +1,17 @@
 //! Runs the compiled scripts and takes the finished tasks over.
 
-use super::compile::Program;
+use super::compile::{Kind, Program, Restraint};
 use super::pids;
 use super::space::Space;
 use crate::{Error, Result, regs, steps};
+use criu_kernel::ptrace::{self, Stop};
 use criu_parasite::{Area, Seized, Verdict, area::Layout, launch};
 use criu_resource::{BuiltTree, Life, Registers};
 use criu_script::wire;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// The tasks under construction. Dropped, it kills them all.
@@ -19,6 +20,8 @@ pub(crate) struct Run<'a> {
     program: Program,
     area: Area,
     places: Vec<usize>,
+    /// Tasks that already run under ptrace.
+    traced: Vec<Seized>,
     armed: bool,
 }
 
@@ -35,7 +38,7 @@ impl<'a> Run<'a> {
             area.set_script(job.slot, place, &job.script);
         }
         program.layout = layout;
-        Ok(Run { tree, program, area, places, armed: false })
+        Ok(Run { tree, program, area, places, traced: Vec::new(), armed: false })
     }
 
     /// Clones the root, which does the rest, and waits until every thread is complete.
@@ -56,36 +59,89 @@ impl<'a> Run<'a> {
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None).map_err(Error::system("sigprocmask"))?;
         match cloned {
-            Ok(_) => self.wait(timeout),
+            Ok(_) => {
+                let deadline = Instant::now() + timeout;
+                if let Some(restraint) = self.program.restraint.clone() {
+                    self.trace(&restraint, deadline, timeout)?;
+                }
+                self.wait(deadline, timeout)
+            }
             Err(Errno::EEXIST) => Err(pids::explain(root)),
             Err(errno) => Err(Error::system("clone3")(errno)),
         }
     }
 
-    fn wait(&self, timeout: Duration) -> Result<()> {
-        let living = |job: &&super::compile::Job| !matches!(self.tree.tasks[job.task].life, Life::Zombie(_));
-        let total = self.program.jobs.iter().filter(living).count() as u32;
+    fn wait(&self, deadline: Instant, timeout: Duration) -> Result<()> {
+        let total = self.program.jobs.iter().filter(|job| job.kind != Kind::Brief).count() as u32;
+        self.wait_for(&self.area.shared().finished, total, total, deadline, timeout)
+    }
+
+    /// Waits until a word has reached `count`; fails with the first step that does.
+    fn wait_for(
+        &self,
+        word: &AtomicU32,
+        count: u32,
+        total: u32,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<()> {
         let shared = self.area.shared();
-        let deadline = Instant::now() + timeout;
         loop {
             if shared.abort.load(SeqCst) != 0 {
                 return Err(self.failure());
             }
-            let finished = shared.finished.load(SeqCst);
-            if finished == total {
+            let seen = word.load(SeqCst);
+            if seen >= count {
                 return Ok(());
             }
-            if criu_parasite::area::wait_for_change(&shared.finished, finished) == Err(Errno::ETIMEDOUT) {
+            if criu_parasite::area::wait_for_change(word, seen) == Err(Errno::ETIMEDOUT) {
                 self.look_for_deaths()?;
                 if Instant::now() > deadline {
-                    return Err(Error::Timeout {
-                        seconds: timeout.as_secs(),
-                        missing: total - finished,
-                        total,
-                    });
+                    let missing = total.saturating_sub(shared.finished.load(SeqCst));
+                    return Err(Error::Timeout { seconds: timeout.as_secs(), missing, total });
                 }
             }
         }
+    }
+
+    /// Traces the tasks that will take system calls from themselves, and lets them go on: as long as they are
+    /// traced, that has no effect (PTRACE_O_SUSPEND_SECCOMP), and they can finish.
+    fn trace(&mut self, restraint: &Restraint, deadline: Instant, timeout: Duration) -> Result<()> {
+        let threads = restraint.threads;
+        self.wait_for(self.area.word(restraint.ready), threads, threads, deadline, timeout)?;
+        for &task in &restraint.tasks {
+            let seized = Seized::seize(self.tree.tasks[task].pid() as i32)?;
+            let going = seized.threads().iter().try_for_each(|thread| ptrace::cont(thread.tid, 0));
+            self.traced.push(seized);
+            going.map_err(Error::system("PTRACE_CONT"))?;
+        }
+        // The threads look again before long; there is no need to wake them.
+        self.area.word(restraint.traced).store(1, SeqCst);
+        Ok(())
+    }
+
+    /// Stops a task.
+    fn stop(&mut self, pid: i32) -> Result<Seized> {
+        let Some(known) = self.traced.iter().position(|seized| seized.pid() == pid) else {
+            return Ok(Seized::seize(pid)?);
+        };
+        let seized = self.traced.swap_remove(known);
+        for thread in seized.threads() {
+            ptrace::interrupt(thread.tid).map_err(Error::system("PTRACE_INTERRUPT"))?;
+            loop {
+                match ptrace::wait(thread.tid).map_err(Error::system("wait4"))? {
+                    Stop::EventStop | Stop::GroupStop(_) => break,
+                    stop if stop.is_end() => {
+                        return Err(Error::Died {
+                            pid: thread.tid.as_raw(),
+                            how: "when it was complete".into(),
+                        });
+                    }
+                    _ => ptrace::cont(thread.tid, 0).map_err(Error::system("PTRACE_CONT"))?,
+                }
+            }
+        }
+        Ok(seized)
     }
 
     /// The first step that failed.
@@ -111,8 +167,7 @@ impl<'a> Run<'a> {
         for job in &self.program.jobs {
             let tcb = self.area.thread(job.slot);
             let state = tcb.state.load(SeqCst);
-            let zombie = matches!(self.tree.tasks[job.task].life, Life::Zombie(_));
-            if state != wire::STATE_RUNNING || zombie {
+            if state != wire::STATE_RUNNING || job.kind == Kind::Brief {
                 continue;
             }
             let stat =
@@ -135,7 +190,7 @@ impl<'a> Run<'a> {
         let mut complete = Complete { tasks: Vec::new() };
         for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
             let pid = task.pid() as i32;
-            let mut seized = Seized::seize(pid)?;
+            let mut seized = self.stop(pid)?;
             seized.die_with_tracer()?;
             for thread in 0..seized.threads().len() {
                 let tid = seized.threads()[thread].tid.as_raw() as u32;
@@ -165,15 +220,20 @@ impl Drop for Run<'_> {
         if !self.armed {
             return;
         }
-        for job in &self.program.jobs {
+        for job in self.program.jobs.iter().filter(|job| job.kind != Kind::Thread) {
             let tcb = self.area.thread(job.slot);
-            if tcb.state.load(SeqCst) != wire::STATE_IDLE && job.tid == self.tree.tasks[job.task].pid() as i32
-            {
+            // One that ends by itself may have done so, and its pid may be another's.
+            let over =
+                job.kind == Kind::Brief && tcb.step.load(SeqCst) as usize + 1 >= job.script.steps().len();
+            if tcb.state.load(SeqCst) != wire::STATE_IDLE && !over {
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(job.tid),
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
+        }
+        for seized in self.traced.drain(..) {
+            let _ = seized.release(Verdict::Kill);
         }
         let root = nix::unistd::Pid::from_raw(self.tree.tasks[0].pid() as i32);
         let _ = nix::sys::wait::waitpid(root, None);

@@ -67,6 +67,18 @@ pub fn settle(regs: &mut [u64]) -> Interrupted {
     }
 }
 
+/// The registers that issue a system call again which the kernel would continue as restart_syscall(2), if
+/// that means the same.
+pub fn anew(regs: &[u64]) -> Option<Vec<u64>> {
+    let mut new = regs.to_vec();
+    let continued = regs.get(at::AX).is_some_and(|&ax| ax as i64 == ERESTART_RESTARTBLOCK);
+    if !continued || settle(&mut new) != Interrupted::Again {
+        return None;
+    }
+    new[at::ORIG_AX] = u64::MAX;
+    Some(new)
+}
+
 fn same_when_repeated(regs: &[u64]) -> bool {
     match regs[at::ORIG_AX] as i64 {
         libc::SYS_nanosleep => regs[at::DI] == regs[at::SI],
@@ -177,6 +189,17 @@ mod tests {
         assert_eq!(try_it(libc::SYS_futex, &[(at::SI, 0x189)]), Interrupted::Again);
         assert_eq!(try_it(libc::SYS_futex, &[(at::SI, 0x80)]), Interrupted::Eintr);
         assert_eq!(try_it(libc::SYS_restart_syscall, &[]), Interrupted::Eintr);
+    }
+
+    #[test]
+    fn calls_that_would_be_continued_are_issued_anew() {
+        let mut sleeping = regs(libc::SYS_nanosleep, ERESTART_RESTARTBLOCK);
+        let new = anew(&sleeping).unwrap();
+        let set = (new[at::AX], new[at::IP], new[at::ORIG_AX]);
+        assert_eq!(set, (libc::SYS_nanosleep as u64, 0xffe, u64::MAX));
+        sleeping[at::SI] = 8;
+        assert_eq!(anew(&sleeping), None, "the time left is not where the call reads it");
+        assert_eq!(anew(&regs(libc::SYS_read, ERESTARTSYS)), None, "the kernel does so itself");
     }
 
     #[test]
