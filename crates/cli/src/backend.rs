@@ -19,7 +19,9 @@ impl Backend for CommandLine {
     }
 
     fn dump(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<(), Failure> {
-        actions::dump(job.options(), job.client.socket_inode(), &place(job)?, hooks).map(drop).map_err(failure)
+        actions::dump(job.options(), job.client.socket_inode(), &place(job)?, hooks)
+            .map(drop)
+            .map_err(failure)
     }
 
     fn pre_dump(&self, _: &Job, _: &mut dyn Hooks) -> Result<(), Failure> {

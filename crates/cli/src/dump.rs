@@ -26,7 +26,7 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
 
 fn work(options: &Options, place: &Workplace) -> Result<()> {
     let mut hooks = place.hooks(options)?;
-    let stats = actions::dump(options, place, &mut hooks)?;
+    let stats = actions::dump(options, None, place, &mut hooks)?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{stats}")?;
     }

@@ -1,22 +1,22 @@
 //! The one list of what can be dumped and restored, in the order in which it is.
 
 use criu_engine::Resources;
-use criu_fds::{Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Nsfile, Pidfd, Pipe, Regular};
+use criu_fds::{
+    Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Nsfile, Pidfd, Pipe, Regular,
+};
 use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
-use criu_resource::{BoxError, FileKind, RestoreContext, TaskState};
-use criu_tty::{Controlling, Terminals};
-use std::iter;
+use criu_resource::{BoxError, FileKind, RestoreContext};
+use criu_tty::Terminals;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Kinds of open files. The first that claims a descriptor gets it.
-fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
-    let terminal_paths = files.clone();
+fn kinds(files: &Arc<Files>, terminals: &Terminals) -> Vec<Box<dyn FileKind>> {
     vec![
-        Box::new(Terminals::new(move || terminal_paths.next_id())),
+        Box::new(terminals.clone()),
         Box::new(&criu_net::INET),
         Box::new(&criu_net::UNIX),
         Box::new(&criu_net::NETLINK),
@@ -36,14 +36,10 @@ fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
     ]
 }
 
-/// State of a process. Terminals are taken before credentials take rights away.
-fn task_states() -> Vec<&'static dyn TaskState> {
-    iter::once(&Controlling as &dyn TaskState).chain(criu_task::TASK_STATES.iter().copied()).collect()
-}
-
 /// Everything, with the state of one dump or restore.
 pub struct Catalog {
     memory: Memory,
+    terminals: Terminals,
     table: Table,
 }
 
@@ -51,15 +47,20 @@ impl Catalog {
     /// A fresh one.
     pub fn new() -> Catalog {
         let files = Arc::new(Files::new());
-        Catalog { memory: Memory::new(Mapped(files.clone())), table: Table::new(kinds(&files), files) }
+        let terminals = Terminals::new();
+        Catalog {
+            memory: Memory::new(Mapped(files.clone())),
+            table: Table::new(kinds(&files, &terminals), files),
+            terminals,
+        }
     }
 
     /// Runs a pipeline with the lists. What spans processes: the descriptor table comes last, since it closes
     /// what the others used.
     pub fn with<R>(&self, pipeline: impl FnOnce(Resources<'_>) -> R) -> R {
         pipeline(Resources {
-            tree: &[&criu_task::seccomp::Seccomp, &self.memory, &self.table],
-            task: &task_states(),
+            tree: &[&criu_task::seccomp::Seccomp, &self.memory, &self.terminals, &self.table],
+            task: criu_task::TASK_STATES,
             thread: criu_task::THREAD_STATES,
             registers: &criu_task::regs::NativeRegisters,
             family: &criu_task::tree::Sessions,
