@@ -143,7 +143,7 @@ impl Compiler<'_, '_> {
             self.family(task, &mut script);
             self.stage(Stage::Born, task, &mut script)?;
             self.dismiss(task, &mut script);
-            die(status, &mut script);
+            die(task, status, &mut script);
             let tid = task.pid() as i32;
             jobs.push(Job { task: task.index, kind: Kind::Brief, tid, slot: slots[0], script });
             return Ok(());
@@ -360,9 +360,11 @@ fn reap(helpers: &[Helper], script: &mut Script) {
     }
 }
 
-/// Ends with the wait status of a zombie.
-fn die(status: i32, script: &mut Script) {
+/// Ends with the name and wait status of a zombie.
+fn die(task: &BuiltTask, status: i32, script: &mut Script) {
     script.set_what("zombie");
+    let name = script.c_string(task.tc().map_or("", |tc| &tc.comm).as_bytes());
+    script.syscall(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
     let signal = status & 0x7f;
     if signal == 0 {
         script.syscall(libc::SYS_exit_group, [((status >> 8) & 0xff).into()]);
