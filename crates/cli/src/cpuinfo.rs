@@ -76,6 +76,10 @@ fn modes(caps: CpuCap) -> Modes {
     Modes { fpu: none || caps.fpu(), instructions: none || caps.ins(), exact: none || caps.cpu() }
 }
 
+/// SSE and MPX bounds: CRIU 4.2 leaves these components out of the mask, by mistake, and refuses images that
+/// have them. Nothing is lost: both have feature bits of their own.
+const UNTOLD: u64 = 1 << 1 | 1 << 3;
+
 fn describe(cpu: &Cpu) -> Result<CpuinfoX86Entry> {
     let vendor = match cpu.vendor.as_str() {
         "GenuineIntel" => Vendor::Intel,
@@ -90,7 +94,7 @@ fn describe(cpu: &Cpu) -> Result<CpuinfoX86Entry> {
         capability_ver: LAYOUT,
         capability: cpu.words.to_vec(),
         model_id: Some(cpu.name.clone()).filter(|name| !name.is_empty()),
-        xfeatures_mask: Some(cpu.xfeatures),
+        xfeatures_mask: Some(cpu.xfeatures & !UNTOLD),
         xsave_size: Some(cpu.xsave_size),
         xsave_size_max: Some(cpu.xsave_size_max),
     })
@@ -138,7 +142,7 @@ fn compare_fpu(image: &CpuinfoX86Entry, here: &CpuinfoX86Entry) -> Result<()> {
         );
     }
     // What an old image does not say is taken to be as here.
-    let (features, ours) = (image.xfeatures_mask(), here.xfeatures_mask());
+    let (features, ours) = (image.xfeatures_mask(), here.xfeatures_mask() | UNTOLD);
     ensure!(
         image.xfeatures_mask.is_none() || features & !ours == 0,
         "the image's processor has FPU state that this one lacks: xfeatures {:#x}; {REMEDY}",

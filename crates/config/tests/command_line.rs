@@ -74,6 +74,7 @@ fn verbosity_in_all_its_forms() {
         ("-v -v4", 4),
         ("--verbosity", 3),
         ("--verbosity=1", 1),
+        ("-verbosity=0", 0),
         ("-sRv4", 4),
         ("-vj", 3),
     ] {

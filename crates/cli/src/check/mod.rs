@@ -66,7 +66,7 @@ fn missing<'a>(entries: impl Iterator<Item = &'a Entry>, say: impl Fn(String)) -
         .map(|entry| {
             let name =
                 if entry.name.is_empty() { String::new() } else { format!("{} is missing: ", entry.name) };
-            say(format!("check: {name}needed for {}; there since {}", entry.needed_for, entry.since));
+            say(format!("check: {name}needed for {}; it comes with {}", entry.needed_for, entry.since));
             entry.name
         })
         .collect()
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(names, ["antigravity"]);
         assert_eq!(
             lines.into_inner(),
-            ["check: antigravity is missing: needed for flying tasks; there since Linux 9.9"]
+            ["check: antigravity is missing: needed for flying tasks; it comes with Linux 9.9"]
         );
     }
 }

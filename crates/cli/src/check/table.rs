@@ -6,13 +6,13 @@ use criu_kernel::features::Feature;
 /// A feature with what somebody who lacks it should know.
 #[derive(Debug)]
 pub struct Entry {
-    /// The word for `--feature`; empty for one that cannot be asked for alone.
+    /// The word for `--feature`; empty for one that nobody asks for alone.
     pub name: &'static str,
     /// How to find out.
     pub probe: Probe,
     /// Who needs it.
     pub level: Level,
-    /// Since when it exists: a kernel version or configuration, or a program.
+    /// What it comes with: the first kernel version and its configuration, a right, a program.
     pub since: &'static str,
     /// What cannot be dumped or restored without it.
     pub needed_for: &'static str,
@@ -67,7 +67,7 @@ use Probe::{Here, Kernel};
 /// All of them, required ones first.
 #[rustfmt::skip] // a table
 pub static FEATURES: &[Entry] = &[
-    entry("", Here(probes::capabilities), Required, "run as root, or setcap cap_checkpoint_restore,cap_sys_ptrace+eip", "reading and building tasks"),
+    entry("", Here(probes::capabilities), Required, "the rights of root, or with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE (setcap)", "reading and building tasks"),
     entry("", Kernel(Ptrace), Required, "Linux 3.10; CAP_SYS_PTRACE where a security module restricts ptrace", "stopping tasks and reading their registers and signals"),
     entry("", Kernel(Kcmp), Required, "CONFIG_KCMP", "telling what tasks share"),
     entry("", Kernel(MapFiles), Required, "Linux 4.3, CONFIG_CHECKPOINT_RESTORE", "mapped files and shared memory"),
@@ -124,7 +124,7 @@ pub static FEATURES: &[Entry] = &[
     entry("nftables", Kernel(NfTables), Named, "Linux 3.13, CONFIG_NF_TABLES", "nftables rules of a network namespace"),
     entry("has_ipt_legacy", Here(probes::legacy_iptables), Named, "the programs iptables-legacy and ip6tables-legacy", "iptables rules of the old kind"),
     entry("apparmor_stacking", Kernel(AppArmorStacking), Named, "Linux 4.13, CONFIG_SECURITY_APPARMOR", "AppArmor profiles in namespaces"),
-    entry("breakpoints", Kernel(Breakpoints), Named, "a processor, or virtual one, with debug registers", "nothing here; the reference speeds its restore up with them"),
+    entry("breakpoints", Kernel(Breakpoints), Named, "a processor (or virtual one) that has debug registers", "nothing here; the reference speeds its restore up with them"),
 ];
 
 /// The feature of this name.

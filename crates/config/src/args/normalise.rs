@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use crate::registry::{Arity, OPTIONS};
 
 /// Rewrites `-v4` to `--verbosity=4`, `-sRv4` to `-sR --verbosity=4` and `-x7,8` to `--ext-unix-sk=7,8`, up to
-/// a `--`. `-vvv` stays three times `-v`.
+/// a `--`. `-vvv` stays three times `-v`. `-verbosity=0`, which getopt takes for `-v` with a strange argument, is
+/// `--verbosity=0`.
 pub(super) fn normalise(args: Vec<OsString>) -> Vec<OsString> {
     let mut done = Vec::with_capacity(args.len());
     let mut options = true;
@@ -21,6 +22,10 @@ pub(super) fn normalise(args: Vec<OsString>) -> Vec<OsString> {
 
 fn split(arg: &str) -> Option<Vec<String>> {
     let cluster = arg.strip_prefix('-').filter(|cluster| !cluster.starts_with('-'))?;
+    let name = cluster.split_once('=').map_or(cluster, |(name, _)| name);
+    if OPTIONS.iter().any(|option| option.name == name && option.short.is_some_and(|s| name.starts_with(s))) {
+        return Some(vec![format!("--{cluster}")]);
+    }
     for (at, letter) in cluster.char_indices() {
         let option = OPTIONS.iter().find(|option| option.short == Some(letter))?;
         let rest = &cluster[at + letter.len_utf8()..];
