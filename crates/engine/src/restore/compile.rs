@@ -218,11 +218,21 @@ impl Compiler<'_, '_> {
         for &task in tasks {
             let (pid, slot) = (self.tree.tasks[task].pid(), self.slots[task][0]);
             match siblings {
-                false => self.clone(pid, slot, 0, libc::SIGCHLD as u64, script),
+                false => self.clone(pid, slot, self.in_common(task), libc::SIGCHLD as u64, script),
                 // A sibling's end is told by the signal that tells the caller's.
                 true => self.clone(pid, slot, libc::CLONE_PARENT as u64, 0, script),
             }
         }
+    }
+
+    /// What a task has in common with its parent: the descriptor table, if any.
+    fn in_common(&self, task: usize) -> u64 {
+        let files = |index: usize| {
+            let task = &self.tree.tasks[index];
+            task.ids.filter(|_| !matches!(task.life, Life::Zombie(_))).map(|ids| ids.files_id)
+        };
+        let parents = self.tree.tasks[task].parent.and_then(files);
+        if parents.is_some() && parents == files(task) { libc::CLONE_FILES as u64 } else { 0 }
     }
 
     fn clone_helpers(&mut self, helpers: &[Helper], of: &BuiltTask, script: &mut Script) {
