@@ -10,6 +10,7 @@ use criu_testkit::{Criu, Sandbox, Target, fixture};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::Duration;
 
 const ROUNDS: usize = 5;
@@ -124,7 +125,9 @@ fn measure(sandbox: &Sandbox, binary: &Path, load: &[&str], round: usize) -> Res
         [target.pid.to_string().into(), "-D".into(), folder.clone().into()],
     );
     let (dump, dump_memory, said) = timed(sandbox, &criu, words)?;
-    sandbox.settles_to(&empty)?; // the pids are free again
+    // The kernel frees a pid some time after it took the task out of /proc: it first forgets what /proc showed.
+    sandbox.settles_to(&empty)?;
+    sleep(Duration::from_millis(100));
     let words = quiet(["restore", "-d", "-D"], [folder.clone().into()]);
     let (restore, restore_memory, _) = timed(sandbox, &criu, words)?;
     target.check()?;
