@@ -1,35 +1,35 @@
-//! Saves the settings and the window size of one terminal and gives them to another, with criu-tty alone.
+//! Saves the settings and window size of one terminal and brings them in force on another.
 //!
 //! ```text
-//! cargo run -p criu-tty --example settings            # a pty pair to another, both its own
-//! cargo run -p criu-tty --example settings /dev/pts/3 # standard input's settings to that terminal
+//! cargo run -p criu-tty --example settings
 //! ```
 
+use anyhow::Result;
 use criu_resource::{Dump, Restore};
-use criu_tty::termios::Settings;
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use criu_tty::{Pty, Settings};
+use nix::fcntl::OFlag;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 fn main() -> Result<()> {
-    if let Some(path) = std::env::args().nth(1) {
-        let target = File::options().read(true).write(true).open(path)?;
-        return copy(std::io::stdin().as_fd(), target.as_fd());
-    }
-    let (one, other) = (nix::pty::openpty(None, None)?, nix::pty::openpty(None, None)?);
-    let mut raw = nix::sys::termios::tcgetattr(&one.slave)?;
-    nix::sys::termios::cfmakeraw(&mut raw);
-    nix::sys::termios::tcsetattr(&one.slave, nix::sys::termios::SetArg::TCSANOW, &raw)?;
-    copy(one.slave.as_fd(), other.slave.as_fd())
-}
+    // In place of the first pty, any terminal will do: `std::io::stdin().as_fd()`.
+    let ptmx = Path::new("/dev/ptmx");
+    let (from, to) = (Pty::open(ptmx, None)?, Pty::open(ptmx, None)?);
+    let terminal = from.slave(OFlag::O_RDWR, None)?;
 
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    let saved = Settings::dump(from)?;
-    Settings::restore(&saved, to)?;
-    let now = Settings::dump(to)?;
-    assert_eq!(now, saved, "the other terminal has the same settings");
-    let window = &saved.window;
-    println!("lflag {:#o}, {} x {} characters", saved.termios.c_lflag, window.ws_col, window.ws_row);
+    // An editor at work: no echo, no lines, an odd size.
+    let mut settings = Settings::dump(terminal.as_fd())?;
+    settings.termios.c_lflag &= !(libc::ECHO | libc::ICANON);
+    (settings.winsize.ws_row, settings.winsize.ws_col) = (33, 101);
+    Settings::restore(&settings, terminal.as_fd())?;
+
+    // The saved settings are plain data, messages of the image format.
+    let saved = Settings::dump(terminal.as_fd())?;
+    println!("saved from /dev/pts/{}: {:?}", from.index(), saved.winsize);
+
+    let other = to.slave(OFlag::O_RDWR, None)?;
+    Settings::restore(&saved, other.as_fd())?;
+    println!("now on /dev/pts/{}: {:?}", to.index(), Settings::dump(other.as_fd())?.winsize);
+    anyhow::ensure!(Settings::dump(other.as_fd())? == saved, "the settings differ");
     Ok(())
 }

@@ -82,7 +82,7 @@ mod tests {
         let number = sys::get(tty.as_fd(), sys::TIOCGDEV).unwrap() as u64;
         assert_eq!(number, nix::sys::stat::fstat(&pty.slave).unwrap().st_rdev);
         // The terminal is free again.
-        assert_eq!(sys::get(pty.master.as_fd(), libc::TIOCGSID as u64), Err(Errno::ENOTTY));
+        assert_eq!(sys::get(pty.master.as_fd(), libc::TIOCGSID), Err(Errno::ENOTTY));
         drop(open_for(pty.slave.as_fd(), "a pty", OFlag::O_RDONLY).unwrap());
     }
 

@@ -79,8 +79,6 @@ pub(crate) fn key_of(info: &TtyInfoEntry) -> String {
 pub(crate) enum Identity {
     /// One end of a pty.
     Pty { index: u32, master: bool },
-    /// A slave whose master is gone. Its number may be another's already.
-    Hung { index: u32 },
     /// A device with a node of its own.
     Node { rdev: u64 },
     /// `/dev/tty` as it was opened in the session of a terminal.
@@ -115,11 +113,10 @@ impl Ids {
         }
         let doubled = |range: std::ops::RangeInclusive<u32>| range.map(|index| index << 1);
         let preferred: Vec<u32> = match &identity {
-            Identity::Pty { index, .. } | Identity::Hung { index } if *index > MAX_INDEX => {
+            Identity::Pty { index, .. } if *index > MAX_INDEX => {
                 return Err(TtyError::Index { index: *index, most: MAX_INDEX });
             }
             Identity::Pty { index, master } => vec![index << 1 | u32::from(*master)],
-            Identity::Hung { index } => vec![index << 1],
             Identity::Controlling { .. } => vec![CONTROLLING],
             Identity::External { .. } => doubled(EXTERNAL).collect(),
             Identity::Node { rdev } => vec![match Device::of(*rdev) {
@@ -160,7 +157,6 @@ mod tests {
         assert_eq!(id(Identity::Pty { index: 7, master: true }), (15, false));
         assert_eq!(id(Identity::Controlling { number: 1 }), (2012, true));
         assert_eq!(id(Identity::Controlling { number: 2 }), (2154, true), "another session's");
-        assert_eq!(id(Identity::Hung { index: 7 }), (2156, true), "its number is another's now");
         assert_eq!(id(Identity::External { key: "a".into() }), (2026, true));
         assert!(ids.id(Identity::Pty { index: 1001, master: false }).is_err());
     }

@@ -74,7 +74,7 @@ impl<'t> TtyDump<'t> {
                 let session = session.filter(|session| session.leader.is_some());
                 of_type(Identity::Pty { index, master: true }, session)
             }
-            Device::Slave(index) if is_hung(d) => of_type(Identity::Hung { index }, None),
+            Device::Slave(index) if is_hung(d) => of_type(Identity::Pty { index, master: false }, None),
             Device::Slave(index) => {
                 if !self.masters.contains_key(&index) {
                     self.replace(index, key)?;
@@ -139,17 +139,18 @@ impl<'t> TtyDump<'t> {
             uid: Some(stat.st_uid),
             gid: Some(stat.st_gid),
             pty: match identity {
-                Identity::Pty { index, .. } | Identity::Hung { index } => Some(TtyPtyEntry { index: *index }),
+                Identity::Pty { index, .. } => Some(TtyPtyEntry { index: *index }),
                 _ => None,
             },
             ..Default::default()
         };
-        if matches!(identity, Identity::Hung { .. }) {
-            return Ok((info, Modes::default()));
-        }
+        // Of a terminal that is hung up nothing more can be known.
+        let settings = match Settings::dump(d.fd) {
+            Err(error) if error.is_hung_up() && kind == TtyType::Pty => return Ok((info, Modes::default())),
+            settings => settings?,
+        };
         let modes = modes(d.fd, kind == TtyType::Pty).map_err(TtyError::call(&name, "ioctl"))?;
         (info.locked, info.exclusive, info.packet_mode) = (modes.locked, modes.exclusive, modes.packet);
-        let settings = Settings::dump(d.fd)?;
         info.termios = Some(settings.termios);
         info.termios_locked = Some(settings.locked);
         info.winsize = Some(settings.winsize);

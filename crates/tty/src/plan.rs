@@ -22,10 +22,8 @@ pub(crate) struct Plan {
     data: HashMap<u32, Vec<u8>>,
     names: HashMap<u32, RegFileEntry>,
     pub files: Vec<TtyFileEntry>,
-    /// Ptys of the tree by number.
+    /// Ptys of the tree by number, also those that lost their master.
     ptys: HashMap<u32, Pty>,
-    /// Ptys that lost their master, by id of the slave.
-    hung: HashMap<u32, Pty>,
     /// Ids of entries whose settings are in force.
     set: Vec<u32>,
 }
@@ -39,7 +37,7 @@ pub(crate) enum Origin {
     Master(u32),
     /// Its slave.
     Slave(u32),
-    /// A slave that is hung up.
+    /// A slave that is hung up: its master is closed when the restore ends.
     Hung(u32),
     /// A slave whose master somebody else is given.
     Orphan(u32),
@@ -144,7 +142,7 @@ impl Plan {
             Origin::Given(number) => sys::duplicate_number(number, 3)
                 .map_err(TtyError::call(key_of(info), "fcntl(F_DUPFD) of the --inherit-fd number"))?,
             Origin::Master(index) => self.pty(index, info)?.master().try_clone_to_owned()?,
-            Origin::Slave(index) => self.slave(index, info, access)?,
+            Origin::Slave(index) | Origin::Hung(index) => self.slave(index, info, access)?,
             Origin::Orphan(index) => {
                 let new = !self.ptys.contains_key(&index);
                 let slave = self.slave(index, info, access)?;
@@ -153,7 +151,6 @@ impl Plan {
                 }
                 slave
             }
-            Origin::Hung(index) => self.hung(index, info)?.slave(access, None)?,
             Origin::Own => Own::find()?.open(access)?,
             Origin::Node => {
                 let path = self.name(info).map_or_else(|| device::name(info.rdev), |name| name.name.clone());
@@ -211,19 +208,6 @@ impl Plan {
     fn slave(&mut self, index: u32, info: &TtyInfoEntry, access: OFlag) -> Result<OwnedFd, BoxError> {
         let path = self.name(info).map(|name| PathBuf::from(&name.name));
         Ok(self.pty(index, info)?.slave(access, path.as_deref())?)
-    }
-
-    fn hung(&mut self, index: u32, info: &TtyInfoEntry) -> Result<&Pty, BoxError> {
-        if !self.hung.contains_key(&info.id) {
-            // Nothing can be done with it, not even ask for its number, which another may have by now.
-            let ptmx = self.ptmx(index, info);
-            let pty = match self.has_master(index) {
-                true => Pty::open(&ptmx, None)?,
-                false => Pty::open(&ptmx, Some(index)).or_else(|_| Pty::open(&ptmx, None))?,
-            };
-            self.hung.insert(info.id, pty);
-        }
-        Ok(&self.hung[&info.id])
     }
 
     /// The file that makes the ptys of the devpts that number `index` is in.
@@ -320,7 +304,7 @@ impl Plan {
             if info.exclusive
                 && let Some(fd) = fd_of(file.id)
             {
-                sys::tell(fd.as_fd(), libc::TIOCEXCL as u64, 0)
+                sys::tell(fd.as_fd(), libc::TIOCEXCL, 0)
                     .map_err(TtyError::call(device::name(info.rdev), "TIOCEXCL"))?;
             }
             if info.locked

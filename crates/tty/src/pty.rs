@@ -83,7 +83,7 @@ impl Pty {
     /// # Errors
     /// Those of ioctl(2).
     pub fn set_locked(&self, locked: bool) -> Result<(), TtyError> {
-        self.set(libc::TIOCSPTLCK as u64, "TIOCSPTLCK", locked)
+        self.set(libc::TIOCSPTLCK, "TIOCSPTLCK", locked)
     }
 
     /// Switches packet mode (TIOCPKT in ioctl_tty(2)).
@@ -91,7 +91,7 @@ impl Pty {
     /// # Errors
     /// Those of ioctl(2).
     pub fn set_packet_mode(&self, on: bool) -> Result<(), TtyError> {
-        self.set(libc::TIOCPKT as u64, "TIOCPKT", on)
+        self.set(libc::TIOCPKT, "TIOCPKT", on)
     }
 
     fn set(&self, request: u64, name: &'static str, on: bool) -> Result<(), TtyError> {
@@ -102,7 +102,7 @@ impl Pty {
 
 /// The number of the pair that a master belongs to.
 pub(crate) fn index_of(master: BorrowedFd<'_>) -> nix::Result<u32> {
-    Ok(sys::get(master, libc::TIOCGPTN as u64)? as u32)
+    Ok(sys::get(master, libc::TIOCGPTN)? as u32)
 }
 
 /// What can be switched on a terminal beside its settings.
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(modes(pty.master(), true).unwrap(), Modes::default());
         pty.set_locked(true).unwrap();
         pty.set_packet_mode(true).unwrap();
-        sys::tell(pty.master(), libc::TIOCEXCL as u64, 0).unwrap();
+        sys::tell(pty.master(), libc::TIOCEXCL, 0).unwrap();
         assert_eq!(modes(pty.master(), true).unwrap(), Modes { locked: true, exclusive: true, packet: true });
         assert!(pty.slave(OFlag::O_RDWR, None).is_err(), "locked");
     }

@@ -88,7 +88,7 @@ pub(crate) fn put(
 
 /// A master reads bytes as they come; only a slave in canonical mode has lines.
 fn reader_has_lines(reader: BorrowedFd<'_>, termios: &Termios2) -> nix::Result<bool> {
-    let master = match sys::get(reader, libc::TIOCGPTN as u64) {
+    let master = match sys::get(reader, libc::TIOCGPTN) {
         Ok(_) => true,
         Err(Errno::ENOTTY) => false,
         Err(errno) => return Err(errno),
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn packet_mode_puts_a_byte_in_front() {
         let pty = openpty(None, None).unwrap();
-        sys::set(pty.master.as_fd(), libc::TIOCPKT as u64, 1).unwrap();
+        sys::set(pty.master.as_fd(), libc::TIOCPKT, 1).unwrap();
         nix::unistd::write(&pty.slave, b"word").unwrap();
         assert_eq!(take(pty.master.as_fd(), true).unwrap(), b"word");
     }

@@ -223,14 +223,14 @@ impl TreeRestore for SessionRestore<'_> {
             if stage == TAKE
                 && let Some(steal) = control.take
             {
-                let request = libc::TIOCSCTTY as u64;
+                let request = libc::TIOCSCTTY;
                 script.syscall(libc::SYS_ioctl, [number.into(), request.into(), steal.into()]);
             }
             if stage == Stage::Files
                 && let Some(group) = control.group
             {
                 let group = script.bytes(&group.to_ne_bytes());
-                let request = libc::TIOCSPGRP as u64;
+                let request = libc::TIOCSPGRP;
                 script.syscall(libc::SYS_ioctl, [number.into(), request.into(), group.into()]);
             }
         }
