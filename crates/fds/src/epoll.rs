@@ -11,7 +11,7 @@ use criu_script::Script;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// Size of the kernel's packed `struct epoll_event` on x86-64.
@@ -58,7 +58,8 @@ impl Dump for Eventpoll {
             let mut target = parse(source.id, line)?;
             // The same number may stand for several files, one after the other.
             let nth = seen.entry(target.tfd).or_default();
-            let slot = EpollSlot { efd: source.number as u32, tfd: target.tfd, toff: *nth };
+            let efd = source.fd.as_raw_fd() as u32;
+            let slot = EpollSlot { efd, tfd: target.tfd, toff: *nth };
             *nth += 1;
             target.tfd = number(source.pid, &slot, target.inode())? as u32;
             tfd.push(target);
@@ -88,10 +89,11 @@ fn parse(id: u32, line: &str) -> Result<EventpollTfdEntry, EpollError> {
     })
 }
 
-/// A descriptor of `pid` that is the target: the one it was added with, or another if that was closed.
+/// A descriptor of `pid` that is the target: the one it was added with, or another if that was closed. The
+/// epoll descriptor of `slot` is one of criu-rs.
 fn number(pid: i32, slot: &EpollSlot, inode: u64) -> Result<i32, EpollError> {
-    let task = Pid::from_raw(pid);
-    let is_target = |fd: i32| match kcmp::epoll_target((task, fd), task, slot) {
+    let (task, own) = (Pid::from_raw(pid), nix::unistd::getpid());
+    let is_target = |fd: i32| match kcmp::epoll_target((task, fd), own, slot) {
         Ok(order) => Ok(order.is_eq()),
         Err(Errno::EBADF) => Ok(false),
         Err(errno) => Err(EpollError::Call("kcmp(KCMP_EPOLL_TFD)", errno)),
@@ -165,7 +167,7 @@ mod tests {
     use criu_resource::Options;
     use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
     use nix::sys::eventfd::EventFd;
-    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::os::fd::FromRawFd;
 
     #[test]
     fn lines_of_fdinfo() {

@@ -15,9 +15,9 @@ pub struct Descriptor<'a> {
     pub fd: BorrowedFd<'a>,
     /// The id under which the images know the description. Unique in the dump, not zero.
     pub id: u32,
-    /// A task that holds it, in criu-rs's pid namespace.
+    /// A task that holds it, or holds the socket in whose queue it lies, in criu-rs's pid namespace.
     pub pid: i32,
-    /// Its number there.
+    /// Its number there; -1 for one that lies in a queue.
     pub number: i32,
     /// Where `/proc/PID/fd/N` points.
     pub link: &'a Path,
@@ -95,6 +95,12 @@ pub trait FileDump {
     /// First pass over all descriptions: says whether it can be dumped, and keeps it from changing where
     /// freezing its holders is not enough (a TCP connection has a peer).
     fn lock(&mut self, descriptor: &Descriptor<'_>) -> Result<(), BoxError>;
+    /// What was found in queues by [`FileDump::lock`] (SCM_RIGHTS, see unix(7)): the id of the receiving
+    /// description, and a duplicate that stays open until [`FileDump::finish`]. There `id_of` knows it by
+    /// criu-rs's own pid.
+    fn in_flight(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        Vec::new()
+    }
     /// Second pass: the entry for `files.img`; entries of other images go to `records`.
     fn entry(
         &mut self,
@@ -117,12 +123,18 @@ pub trait FileDump {
 pub trait FileRestore {
     /// Checks an entry and remembers what it needs. No side effects.
     fn plan(&mut self, entry: &proto::FileEntry) -> Result<(), BoxError>;
+    /// What lies in queues: the ids of the receiving description and of the one that it is to receive, as far
+    /// as the kind's own images tell.
+    fn in_flight(&self) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
     /// Opens the description. Called in the order of the images. The flags of the entry are set.
     fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError>;
     /// All descriptions of all kinds are open: peers, queues. `fd_of` finds a description by id.
     fn connect(&mut self, fd_of: &dyn Fn(u32) -> Option<OwnedFd>) -> Result<(), BoxError>;
     /// Adds what only a task that holds the description at `slot` can do, when all its descriptors are
-    /// in place (epoll targets, controlling terminal). `slot` is the description's first one.
+    /// in place (epoll targets, controlling terminal). `slot` is the description's first one; for one that
+    /// lies in a queue, a number for the time being in a task that has the receiving socket.
     fn steps(
         &mut self,
         entry: &proto::FileEntry,

@@ -13,7 +13,8 @@ use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Descriptors of criu-rs beside those it holds for the tree.
 const OWN: usize = 256;
@@ -102,6 +103,7 @@ impl<'t> Dump<'t> {
             pids: tree.tasks.iter().map(|task| (task.pid, task.ns_pid)).collect(),
             known: FileIds::new(),
             seen: Vec::new(),
+            by_id: HashMap::new(),
             locks: Locks::new(context.options.file_locks),
             buffer: String::new(),
         };
@@ -120,13 +122,9 @@ impl<'t> Dump<'t> {
             let entry = fs::entry(task, &table.files)?;
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
         }
-        let seen = scan.seen;
+        dump.lock(&mut scan, tree)?;
         dump.records.extend(scan.locks.entries().map(|lock| Record::new(Image::FileLocks, 0, lock)));
-        for file in &seen {
-            let name = table.kinds[file.kind].name();
-            file.with(tree, |d| dump.kinds[file.kind].lock(d)).map_err(file.error(name))?;
-        }
-        for file in &seen {
+        for file in &scan.seen {
             let name = table.kinds[file.kind].name();
             let entry = file
                 .with(tree, |d| {
@@ -139,6 +137,27 @@ impl<'t> Dump<'t> {
         }
         Ok(dump)
     }
+
+    /// Locks all descriptions, and those that lie in their queues, and so on.
+    fn lock(&mut self, scan: &mut Scan<'_>, tree: &FrozenTree<'_>) -> Result<(), BoxError> {
+        let own = criu_kernel::proc::ProcDir::current()?;
+        let pid = nix::unistd::getpid().as_raw();
+        self.leaders.insert(pid, pid);
+        let mut locked = 0;
+        while locked < scan.seen.len() {
+            for file in &scan.seen[locked..] {
+                let name = self.table.kinds[file.kind].name();
+                file.with(tree, |d| self.kinds[file.kind].lock(d)).map_err(file.error(name))?;
+            }
+            locked = scan.seen.len();
+            for (receiver, fd) in self.kinds.iter().flat_map(|kind| kind.in_flight()) {
+                if let Entry::Vacant(place) = self.ids.entry((pid, fd.as_raw_fd())) {
+                    place.insert(scan.in_flight(own.as_fd(), receiver, fd, tree)?);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The pass over all descriptors.
@@ -149,6 +168,8 @@ struct Scan<'t> {
     pids: HashMap<i32, i32>,
     known: FileIds<Hint>,
     seen: Vec<Seen>,
+    /// Where in `seen` an id is.
+    by_id: HashMap<u32, usize>,
     locks: Locks,
     buffer: String,
 }
@@ -179,11 +200,9 @@ impl Scan<'_> {
         self.locks.note(task.ns_pid, found, number, &seen, fd.as_fd()).map_err(|e| observe(e.into()))?;
         let flags = if seen.cloexec { libc::FD_CLOEXEC as u32 } else { 0 };
         if found.first {
-            let id = self.table.files.next_id();
-            let kind = self.kind(&seen.view(fd.as_fd(), id))?;
-            let held = (self.room > 0).then_some(fd);
+            let room = self.room > 0;
             self.room = self.room.saturating_sub(1);
-            self.seen.push(Seen { id, kind, task: task.index, observed: seen, held });
+            self.add(task.index, seen, fd, room)?;
         }
         let file = &self.seen[found.id as usize];
         let kind = self.table.kinds[file.kind].types()[0];
@@ -194,6 +213,45 @@ impl Scan<'_> {
             fd: number as u32,
             xattr_security_selinux: None,
         })
+    }
+
+    /// Remembers a description.
+    fn add(&mut self, task: usize, observed: Observed, fd: OwnedFd, hold: bool) -> Result<(), TableError> {
+        let id = self.table.files.next_id();
+        let kind = self.kind(&observed.view(fd.as_fd(), id))?;
+        self.by_id.insert(id, self.seen.len());
+        self.seen.push(Seen { id, kind, task, observed, held: hold.then_some(fd) });
+        Ok(())
+    }
+
+    /// The id of a description that is on its way to the description `receiver`. `own` is criu-rs's
+    /// directory in procfs, `fd` a duplicate that stays open as long as others are looked at.
+    fn in_flight(
+        &mut self,
+        own: BorrowedFd<'_>,
+        receiver: u32,
+        fd: BorrowedFd<'_>,
+        tree: &FrozenTree<'_>,
+    ) -> Result<u32, TableError> {
+        let task = self.by_id.get(&receiver).map_or(0, |&index| self.seen[index].task);
+        let pid = tree.tasks[task].pid;
+        let observe = |source: BoxError| TableError::Observe { pid, number: -1, source };
+        let (pids, number) = (&self.pids, fd.as_raw_fd());
+        let map = |pid: i32| pids.get(&pid).copied().unwrap_or(pid);
+        let seen = Observed::of(own, pid, number, fd, &map, &mut self.buffer)
+            .map_err(|error| observe(error.into()))?;
+        let found = self
+            .known
+            .insert(hint(&seen), nix::unistd::getpid(), number)
+            .map_err(|errno| observe(format!("kcmp: {errno}").into()))?;
+        if found.first {
+            if observed::line(&seen.extra, "lock").is_some() {
+                return Err(observe("a lock that only a file in flight holds is not supported yet".into()));
+            }
+            let held = fd.try_clone_to_owned().map_err(|error| observe(error.into()))?;
+            self.add(task, Observed { number: -1, ..seen }, held, true)?;
+        }
+        Ok(self.seen[found.id as usize].id)
     }
 
     fn kind(&self, descriptor: &criu_resource::Descriptor<'_>) -> Result<usize, TableError> {

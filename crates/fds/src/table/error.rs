@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// No kind knows what a descriptor is.
-    #[error("pid {pid} fd {number}: {} is not supported yet; close it before the dump", link.display())]
+    #[error("pid {pid} {}: {} is not supported yet; close it before the dump", at(*number), link.display())]
     Unsupported {
         /// The task.
         pid: i32,
@@ -18,7 +18,7 @@ pub enum TableError {
         link: PathBuf,
     },
     /// A kind failed with a description.
-    #[error("pid {pid} fd {number} ({}): {kind}: {source}", link.display())]
+    #[error("pid {pid} {} ({}): {kind}: {source}", at(*number), link.display())]
     Kind {
         /// The task.
         pid: i32,
@@ -32,7 +32,7 @@ pub enum TableError {
         source: BoxError,
     },
     /// A descriptor could not be looked at.
-    #[error("pid {pid} fd {number}: {source}")]
+    #[error("pid {pid} {}: {source}", at(*number))]
     Observe {
         /// The task.
         pid: i32,
@@ -63,7 +63,7 @@ pub enum TableError {
         other: i32,
     },
     /// A description of the images cannot be restored.
-    #[error("file {id:#x} (fd {number} of pid {pid}): {kind}: {source}")]
+    #[error("file {id:#x} ({} of pid {pid}): {kind}: {source}", at(*number))]
     Restore {
         /// Its id in `files.img`.
         id: u32,
@@ -80,7 +80,7 @@ pub enum TableError {
     #[error("{0}")]
     Inconsistent(String),
     /// The type of an entry is not known.
-    #[error("file {id:#x} (fd {number} of pid {pid}) is of type {kind}, which is not supported yet")]
+    #[error("file {id:#x} ({} of pid {pid}) is of type {kind}, which is not supported yet", at(*number))]
     UnknownType {
         /// Its id in `files.img`.
         id: u32,
@@ -91,4 +91,12 @@ pub enum TableError {
         /// The type.
         kind: String,
     },
+}
+
+/// Where a description was met: a descriptor, or a queue.
+fn at(number: i32) -> String {
+    match number {
+        0.. => format!("fd {number}"),
+        _ => "in flight to a socket".to_owned(),
+    }
 }

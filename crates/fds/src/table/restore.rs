@@ -18,8 +18,10 @@ use std::os::fd::OwnedFd;
 struct File {
     entry: proto::FileEntry,
     kind: usize,
-    /// Where it belongs, in order of task and number; at least one.
+    /// Where it belongs, in order of task and number; nowhere when it only lies in a queue.
     places: Vec<Place>,
+    /// A task that has it, or has the socket in whose queue it lies.
+    home: usize,
     /// Where criu-rs keeps it.
     number: i32,
     /// Only a task of the tree can open it.
@@ -27,8 +29,10 @@ struct File {
 }
 
 impl File {
+    /// Its first descriptor, or the number that criu-rs has it at.
     fn first(&self) -> Place {
-        self.places[0]
+        let slot = Slot { task: self.home, number: self.number };
+        self.places.first().copied().unwrap_or(Place { slot, cloexec: true })
     }
 }
 
@@ -41,6 +45,8 @@ pub(super) struct Restore<'t> {
     files: Vec<File>,
     /// For each task: number → (description, place).
     tasks: Vec<Vec<(i32, usize, bool)>>,
+    /// For each task the descriptions that lie in queues of its sockets, and nowhere else.
+    flights: Vec<Vec<usize>>,
     fs: Vec<Option<proto::FsEntry>>,
     locks: Vec<proto::FileLockEntry>,
     roles: Vec<Role>,
@@ -65,6 +71,7 @@ impl<'t> Restore<'t> {
             kinds,
             files: Vec::new(),
             tasks: vec![Vec::new(); tree.tasks.len()],
+            flights: vec![Vec::new(); tree.tasks.len()],
             fs: vec![None; tree.tasks.len()],
             roles: shared::roles(tree)?,
             locks: store.read_image_opt(Image::FileLocks, 0)?.unwrap_or_default(),
@@ -74,9 +81,11 @@ impl<'t> Restore<'t> {
             return Err(LockError::Restore(restore.locks.len()).into());
         }
         let mut places = restore.slots(store)?;
+        let homes = restore.homes(&places);
         for entry in entries {
-            if let Some(places) = places.remove(&entry.id) {
-                restore.plan(entry, places)?;
+            if let Some(&home) = homes.get(&entry.id) {
+                let places = places.remove(&entry.id).unwrap_or_default();
+                restore.plan(entry, home, places)?;
             }
         }
         if let Some((id, places)) = places.into_iter().next() {
@@ -116,9 +125,29 @@ impl<'t> Restore<'t> {
         Ok(places)
     }
 
-    fn plan(&mut self, entry: proto::FileEntry, places: Vec<Place>) -> Result<(), BoxError> {
-        let Slot { task, number } = places[0].slot;
-        let (id, pid) = (entry.id, self.tree.tasks[task].pid());
+    /// For each description that has a place, or lies in the queue of one that has a home, a task.
+    fn homes(&self, places: &HashMap<u32, Vec<Place>>) -> HashMap<u32, usize> {
+        let mut homes: HashMap<u32, usize> =
+            places.iter().map(|(&id, places)| (id, places[0].slot.task)).collect();
+        let mut queues: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (receiver, id) in self.kinds.iter().flat_map(|kind| kind.in_flight()) {
+            queues.entry(receiver).or_default().push(id);
+        }
+        let mut next: Vec<u32> = queues.keys().copied().filter(|id| homes.contains_key(id)).collect();
+        next.sort_unstable();
+        while let Some(receiver) = next.pop() {
+            let home = homes[&receiver];
+            for id in queues.remove(&receiver).into_iter().flatten() {
+                homes.entry(id).or_insert(home);
+                next.push(id);
+            }
+        }
+        homes
+    }
+
+    fn plan(&mut self, entry: proto::FileEntry, home: usize, places: Vec<Place>) -> Result<(), BoxError> {
+        let number = places.first().map_or(-1, |place| place.slot.number);
+        let (id, pid) = (entry.id, self.tree.tasks[home].pid());
         let kind = self.table.kinds.iter().position(|kind| kind.types().contains(&entry.r#type()));
         let Some(kind) = kind else {
             let kind = match proto::FdTypes::try_from(entry.r#type) {
@@ -140,7 +169,14 @@ impl<'t> Restore<'t> {
             self.tasks[place.slot.task].push((place.slot.number, file, place.cloexec));
         }
         let late = late::is_late(&entry, self.tree);
-        self.files.push(File { entry, kind, places, number: -1, late });
+        if places.is_empty() {
+            if late {
+                let source = "a file about a task of the tree, in flight, is not supported yet".into();
+                return Err(TableError::Restore { id, pid, number, kind: name, source }.into());
+            }
+            self.flights[home].push(file);
+        }
+        self.files.push(File { entry, kind, places, home, number: -1, late });
         Ok(())
     }
 
@@ -162,9 +198,9 @@ impl<'t> Restore<'t> {
     }
 
     fn error(&self, file: &File) -> impl FnOnce(BoxError) -> TableError + use<> {
-        let Slot { task, number } = file.first().slot;
+        let number = file.places.first().map_or(-1, |place| place.slot.number);
         let (id, pid, kind) =
-            (file.entry.id, self.tree.tasks[task].pid(), self.table.kinds[file.kind].name());
+            (file.entry.id, self.tree.tasks[file.home].pid(), self.table.kinds[file.kind].name());
         move |source| TableError::Restore { id, pid, number, kind, source }
     }
 
@@ -206,18 +242,19 @@ impl<'t> Restore<'t> {
                 late::steps(&file.entry, number, cloexec, script)?;
             }
         }
-        for index in 0..self.tasks[task.index].len() {
-            let (number, file, _) = self.tasks[task.index][index];
+        let here = |&(number, file, _): &(i32, usize, bool)| {
+            let slot = Slot { task: task.index, number };
+            (self.files[file].first().slot == slot).then_some(file)
+        };
+        let firsts: Vec<usize> = self.tasks[task.index].iter().filter_map(here).collect();
+        for file in firsts.into_iter().chain(self.flights[task.index].clone()) {
             let file = &self.files[file];
-            if file.first().slot != (Slot { task: task.index, number }) {
-                continue;
-            }
+            let slot = file.first().slot;
             script.set_what(self.table.kinds[file.kind].name());
             if let Some(owner) = fown::of(&file.entry) {
-                fown::steps(owner, number, script);
+                fown::steps(owner, slot.number, script);
             }
             let error = self.error(file);
-            let slot = file.first().slot;
             self.kinds[file.kind].steps(&file.entry, slot, script).map_err(error)?;
         }
         Ok(())

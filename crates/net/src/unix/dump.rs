@@ -198,6 +198,11 @@ impl FileDump for UnixDump<'_> {
         Ok(())
     }
 
+    fn in_flight(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        let packets = self.queued.iter().flat_map(|(id, packets)| packets.iter().map(move |p| (*id, p)));
+        packets.flat_map(|(id, packet)| packet.rights().map(move |fd| (id, fd))).collect()
+    }
+
     fn entry(
         &mut self,
         descriptor: &Descriptor<'_>,

@@ -25,6 +25,13 @@ pub(super) struct Packet {
     rights: Vec<OwnedFd>,
 }
 
+impl Packet {
+    /// The descriptors that travel with it.
+    pub fn rights(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rights.iter().map(AsFd::as_fd)
+    }
+}
+
 /// Reads the queue of a socket; nothing is taken away.
 pub(super) fn peek(fd: BorrowedFd<'_>, stream: bool) -> Result<Vec<Packet>> {
     let original = sockopt::peek_offset(fd).called("getsockopt(SO_PEEK_OFF)")?;
@@ -64,7 +71,7 @@ pub(super) fn store(
     for packet in packets {
         let ids: Option<Vec<_>> = packet.rights.iter().map(|fd| id_of(fd.as_fd())).collect();
         let rights = ids.ok_or_else(|| {
-            let what = "descriptors in flight (SCM_RIGHTS) that no task of the tree holds as well";
+            let what = "descriptors in flight (SCM_RIGHTS) whose descriptions are not known";
             Error::Unsupported(what.into())
         })?;
         let mut entry =

@@ -90,6 +90,11 @@ impl FileRestore for UnixRestore<'_> {
         Ok(())
     }
 
+    fn in_flight(&self) -> Vec<(u32, u32)> {
+        let packets = self.queues.iter().flat_map(|(to, packets)| packets.iter().map(move |p| (*to, p)));
+        packets.flat_map(|(to, (_, rights))| rights.iter().map(move |id| (to, *id))).collect()
+    }
+
     fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError> {
         let entry = own(entry)?;
         let socket = self.wiring()?.socket(entry.id);
