@@ -63,6 +63,12 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// A pid is in use although no process has it: the kernel gives it free a moment after its last one.
+    #[error("pid {pid} is needed for the restore but not free yet; try again")]
+    PidLingers {
+        /// The pid.
+        pid: i32,
+    },
     /// The image directory holds no complete dump.
     #[error("images: no inventory.img: the dump did not complete, or --images-dir names another directory")]
     Incomplete,

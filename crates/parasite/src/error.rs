@@ -12,7 +12,9 @@ pub enum Error {
         pid: i32,
     },
     /// The target is this process itself.
-    #[error("pid {pid} is criu-rs itself, which cannot be dumped; name another process with --tree")]
+    #[error(
+        "The criu itself is within dumped tree: pid {pid} is criu-rs itself; name another process with --tree"
+    )]
     Oneself {
         /// The process.
         pid: i32,

@@ -14,6 +14,9 @@ use std::os::fd::OwnedFd;
 pub enum Stage {
     /// Before the task clones its children: what they are to inherit.
     Inherit,
+    /// The task has started its session, if it leads one, and is about to clone the children that stay in it:
+    /// they inherit its controlling terminal.
+    Session,
     /// Every task of the tree exists. Process groups.
     Born,
     /// Descriptors, terminal, working directory.
@@ -29,8 +32,8 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 6] =
-        [Stage::Inherit, Stage::Born, Stage::Files, Stage::Memory, Stage::State, Stage::Last];
+    pub const ALL: [Stage; 7] =
+        [Stage::Inherit, Stage::Session, Stage::Born, Stage::Files, Stage::Memory, Stage::State, Stage::Last];
 }
 
 /// One process to be restored.

@@ -23,7 +23,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// When a leader takes its terminal. Only children that are cloned later inherit it.
-const TAKE: Stage = Stage::Files;
+const TAKE: Stage = Stage::Session;
 
 /// The session that a terminal controls, by ids of the tree's pid namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -66,7 +66,6 @@ fn write_images(
     let mut tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
     leave_sequences(&mut tree, &mut stopped.seized, resources)?;
     let root = Some(tree.tasks[0].pid);
-    resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
     notify(hooks, Action::NetworkLock, root)?;
     let context = DumpContext { options, store };
     let mut parts = Vec::with_capacity(resources.tree.len());
@@ -74,6 +73,8 @@ fn write_images(
         let started = part.dump(&tree, &context).map_err(Error::resource(part.name()))?;
         parts.push((part.name(), started));
     }
+    // Behind what the descriptors say: of two refusals, the one about a connection is the more telling.
+    resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
 
     let mut images = Vec::with_capacity(tree.tasks.len());
     for (task, seized) in tree.tasks.iter().zip(&mut stopped.seized) {

@@ -140,7 +140,7 @@ impl Compiler<'_, '_> {
             self.empty_address_space(&mut script);
         }
         if let Life::Zombie(status) = task.life {
-            self.family(task, &mut script);
+            self.family(task, &mut script)?;
             self.stage(Stage::Born, task, &mut script)?;
             self.dismiss(task, &mut script);
             die(task, status, &mut script);
@@ -149,7 +149,7 @@ impl Compiler<'_, '_> {
             return Ok(());
         }
         self.stage(Stage::Inherit, task, &mut script)?;
-        self.family(task, &mut script);
+        self.family(task, &mut script)?;
         self.stage(Stage::Born, task, &mut script)?;
         self.dismiss(task, &mut script);
         self.stage(Stage::Files, task, &mut script)?;
@@ -196,7 +196,7 @@ impl Compiler<'_, '_> {
     }
 
     /// Clones the children and starts a session or group, in the planned order; then waits for everybody.
-    fn family(&mut self, task: &BuiltTask, script: &mut Script) {
+    fn family(&mut self, task: &BuiltTask, script: &mut Script) -> Result<()> {
         let births = self.births[task.index].clone();
         script.set_what("process tree");
         self.clone_tasks(&births.before_setsid, false, script);
@@ -206,11 +206,14 @@ impl Compiler<'_, '_> {
         if births.setpgid {
             script.syscall(libc::SYS_setpgid, [0.into(), 0.into()]);
         }
+        self.stage(Stage::Session, task, script)?;
+        script.set_what("process tree");
         self.clone_tasks(&births.siblings, true, script);
         self.clone_helpers(&births.helpers, task, script);
         self.clone_tasks(&births.after, false, script);
         script.arrive(self.born);
         script.wait(self.born, self.all as u32);
+        Ok(())
     }
 
     /// Clones tasks as children, or as siblings.
@@ -218,11 +221,17 @@ impl Compiler<'_, '_> {
         for &task in tasks {
             let (pid, slot) = (self.tree.tasks[task].pid(), self.slots[task][0]);
             match siblings {
-                false => self.clone(pid, slot, self.in_common(task), libc::SIGCHLD as u64, script),
+                false => self.clone(pid, slot, self.in_common(task), self.exit_signal(task), script),
                 // A sibling's end is told by the signal that tells the caller's.
                 true => self.clone(pid, slot, libc::CLONE_PARENT as u64, 0, script),
             }
         }
+    }
+
+    /// What tells a task's parent that it ended.
+    fn exit_signal(&self, task: usize) -> u64 {
+        let told = self.tree.tasks[task].tc().and_then(|tc| tc.exit_signal);
+        told.map_or(libc::SIGCHLD as u64, u64::from)
     }
 
     /// What a task has in common with its parent: the descriptor table, if any.
@@ -299,7 +308,7 @@ impl Compiler<'_, '_> {
         for child in self.tree.tasks.iter().filter(dead) {
             any = true;
             let info = script.zeroed(128);
-            let flags = libc::WEXITED | libc::WNOWAIT;
+            let flags = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
             let args = [libc::P_PID.into(), child.pid().into(), info.into(), flags.into(), 0.into()];
             script.syscall(libc::SYS_waitid, args);
         }

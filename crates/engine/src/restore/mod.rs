@@ -57,9 +57,8 @@ pub fn restore(
     for (name, part) in &mut parts {
         part.prepare(&mut placed).map_err(Error::resource(name))?;
     }
-    let mut run = Run::load(&tree, program)?;
     let forking = Instant::now();
-    run.go(options.restore_sibling, timeout)?;
+    let mut run = run_scripts(&tree, &program, options.restore_sibling, timeout)?;
     let forking = forking.elapsed();
     let complete = run.take_over(resources.registers, &space)?;
     notify(hooks, Action::PostRestore, Some(root))?;
@@ -71,6 +70,24 @@ pub fn restore(
     complete.resume(options.leave_stopped)?;
     let stats = RestoreStats { forking, restore: start.elapsed() };
     Ok(Restored { root, stats })
+}
+
+/// Creates the tasks and runs their scripts; once more where a pid of the dumped tree is not free yet.
+fn run_scripts<'a>(
+    tree: &'a BuiltTree,
+    program: &'a Program,
+    sibling: bool,
+    timeout: Duration,
+) -> Result<Run<'a>> {
+    let patience = Instant::now() + Duration::from_secs(1);
+    loop {
+        let mut run = Run::load(tree, program)?;
+        match run.go(sibling, timeout) {
+            Err(Error::PidLingers { .. }) if Instant::now() < patience => drop(run),
+            result => return result.map(|()| run),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The scripts of a restore in words, without running any.

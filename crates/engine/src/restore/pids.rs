@@ -42,6 +42,8 @@ pub(crate) fn explain(pid: i32) -> Error {
             format!("process {other} ({}) as its {kind}", String::from_utf8_lossy(&stat.comm))
         })
     });
-    let holder = users.last().or_else(|| holder(pid).map(|(text, _)| text));
-    Error::PidTaken { pid, holder: holder.unwrap_or_else(|| "a process that has just ended".into()) }
+    match users.last().or_else(|| holder(pid).map(|(text, _)| text)) {
+        Some(holder) => Error::PidTaken { pid, holder },
+        None => Error::PidLingers { pid },
+    }
 }

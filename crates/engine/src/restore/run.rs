@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The tasks under construction. Dropped, it kills them all.
 pub(crate) struct Run<'a> {
     tree: &'a BuiltTree,
-    program: Program,
+    program: &'a Program,
     area: Area,
     places: Vec<usize>,
     /// Tasks that already run under ptrace.
@@ -27,7 +27,7 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Maps the control area and encodes the scripts.
-    pub(crate) fn load(tree: &'a BuiltTree, mut program: Program) -> Result<Run<'a>> {
+    pub(crate) fn load(tree: &'a BuiltTree, program: &'a Program) -> Result<Run<'a>> {
         let mut layout: Layout = program.layout.clone();
         let places: Vec<usize> = program.jobs.iter().map(|job| layout.script(&job.script)).collect();
         let file = memfd_create(c"criu-rs", MFdFlags::MFD_CLOEXEC).map_err(Error::system("memfd_create"))?;
@@ -37,7 +37,6 @@ impl<'a> Run<'a> {
         for (job, &place) in program.jobs.iter().zip(&places) {
             area.set_script(job.slot, place, &job.script);
         }
-        program.layout = layout;
         Ok(Run { tree, program, area, places, traced: Vec::new(), armed: false })
     }
 
