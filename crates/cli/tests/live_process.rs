@@ -19,5 +19,6 @@ survive! {
     signal_actions pending_signals alternate_stacks
     interval_timers posix_timers
     other_uid plain_user capabilities securebits no_new_privs not_dumpable
+    seccomp_filters seccomp_strict
     rlimits attributes scheduling root
 }
