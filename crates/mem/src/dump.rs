@@ -4,11 +4,11 @@ use crate::error::{Error, Place};
 use crate::mm::{self, Question};
 use crate::pages::{self, Job, Run, Source};
 use crate::vma::{Area, FileKey};
-use crate::{Memory, scan, shmem, status};
+use crate::{Memory, aio, scan, shmem, status};
 use criu_images::proto::{MmEntry, VmaEntry};
 use criu_images::{Image, Record, RecordSet};
-use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
+use criu_kernel::{Pid, kcmp};
 use criu_resource::{Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, TreeDump};
 use criu_script::Script;
 use nix::fcntl::OFlag;
@@ -46,7 +46,15 @@ impl<'t> Dump<'t> {
     ) -> Result<Self, BoxError> {
         let shmem = shmem::device()?;
         let alive: Vec<_> = tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))).collect();
-        let scanned = scan_all(&alive, shmem)?;
+        refuse_common_memory(&alive)?;
+        let mut scanned = scan_all(&alive, shmem)?;
+        shmem::as_files(
+            &mut scanned.iter_mut().map(|task| (task.pid, &mut task.areas)).collect::<Vec<_>>(),
+            shmem,
+        )?;
+        for task in &mut scanned {
+            task.find_shared();
+        }
         let tasks: HashMap<i32, TaskMemory> = scanned.into_iter().map(|found| (found.pid, found)).collect();
         let mut objects = shmem::Objects::default();
         for task in &alive {
@@ -72,15 +80,46 @@ fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<TaskMemo
 fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
     let proc = ProcDir::open(Pid::from_raw(pid))?;
     let areas = scan::areas(&proc, pid, shmem)?;
-    let mm = mm::read(&proc)?;
+    let mut mm = mm::read(&proc)?;
+    let rings = areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, status::AIORING));
+    mm.aios = rings.map(aio::entry).collect();
     let (runs, guards) = scan::page_runs(pid, &areas)?;
-    let shared = areas
-        .iter()
-        .map(|area| &area.entry)
-        .filter(|entry| status::is(entry, status::ANON_SHARED))
-        .map(shmem::Mapping::from)
-        .collect();
-    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared })
+    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new() })
+}
+
+impl TaskMemory {
+    /// Fills in the mappings of shared memory.
+    fn find_shared(&mut self) {
+        let entries = self.areas.iter().map(|area| &area.entry);
+        let shared = entries.filter(|entry| status::is(entry, status::ANON_SHARED));
+        self.shared = shared.map(shmem::Mapping::from).collect();
+    }
+}
+
+/// Two processes that have one address space (CLONE_VM without CLONE_THREAD, vfork) cannot be told apart again.
+fn refuse_common_memory(tasks: &[&FrozenTask<'_>]) -> Result<(), BoxError> {
+    let mut pids: Vec<Pid> = tasks.iter().map(|task| Pid::from_raw(task.pid)).collect();
+    let mut failed = None;
+    pids.sort_by(|one, other| {
+        kcmp::compare(kcmp::Kind::Vm, *one, *other).unwrap_or_else(|errno| {
+            failed = Some(Error::Call {
+                pid: one.as_raw(),
+                call: "kcmp(KCMP_VM)",
+                address: 0,
+                source: errno.into(),
+            });
+            one.cmp(other)
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    for pair in pids.windows(2) {
+        if kcmp::same(kcmp::Kind::Vm, pair[0], pair[1])? {
+            return Err(Error::CommonMemory { pid: pair[0].as_raw(), other: pair[1].as_raw() }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Gives mapped files their ids, each file once.

@@ -52,6 +52,16 @@ pub enum Error {
         /// The first such page.
         address: u64,
     },
+    /// Two processes have one address space.
+    #[error(
+        "processes {pid} and {other} share one address space (clone with CLONE_VM, or vfork before exec): not supported; dump again after the child's exec"
+    )]
+    CommonMemory {
+        /// One of them.
+        pid: i32,
+        /// The other.
+        other: i32,
+    },
     /// A shared memory object failed.
     #[error("shared memory {shmid:#x}: {call}: {source}")]
     Shared {

@@ -58,7 +58,7 @@ pub fn pieces(image: &str, areas: &[VmaEntry], extents: &[Extent]) -> Result<Vec
             let Some(found) = areas.get(area).filter(|area| area.start <= start) else {
                 return Err(Error::image(image, format!("the page at {start:#x} is in no area")));
             };
-            if !status::is_private(found) && !status::is(found, status::VDSO) {
+            if !status::is_private(found) && !status::any(found, status::VDSO | status::AIORING) {
                 return Err(Error::image(
                     image,
                     format!("the page at {start:#x} is in an area without pages"),

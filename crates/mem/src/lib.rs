@@ -14,6 +14,7 @@
 //! | [`mm`] | the fields of the address space |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
 //! | [`cow`] | what a child is to share with its parent, as after fork |
+//! | [`aio`] | contexts of asynchronous I/O, which live in memory |
 //! | [`vdso`] | vDSO and vvar moved to where they were |
 //!
 //! On dump everything is read from outside while the tree is frozen; only `brk` and two prctl values are
@@ -22,6 +23,7 @@
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod aio;
 pub mod cow;
 pub mod error;
 pub mod layout;

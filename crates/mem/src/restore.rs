@@ -1,15 +1,17 @@
 //! The restore of a tree's memory: read and checked first, then emitted as steps.
 
+use crate::aio::{self, Ring};
 use crate::cow::{self, Shared};
 use crate::error::Error;
 use crate::layout::{self, Piece};
 use crate::seat::Seat;
 use crate::{Memory, mm, shmem, status, vdso};
 use criu_images::pagemap::Pagemap;
-use criu_images::proto::{MmEntry, VmaEntry};
+use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
 use criu_images::{Image, ImageReader, StoreExt};
 use criu_resource::{BoxError, BuiltTask, BuiltTree, Life, Place, RestoreContext, Stage, TreeRestore};
 use criu_script::Script;
+use std::fs::File;
 use std::io::SeekFrom;
 
 /// What the kernel keeps free below a stack: nothing of ours may come there either.
@@ -23,6 +25,8 @@ struct Task {
     areas: Vec<VmaEntry>,
     content: Vec<Piece>,
     has_content: Vec<bool>,
+    /// Contexts of asynchronous I/O.
+    rings: Vec<Ring>,
     pages_id: u32,
     /// Whether an area is there before the task clones its children.
     early: Vec<bool>,
@@ -40,6 +44,8 @@ pub(crate) struct Plan<'t> {
     tasks: Vec<Option<Task>>,
     parents: Vec<Option<usize>>,
     shared: shmem::Restored,
+    /// Where /dev/null is open for writing.
+    null: Option<Seat>,
 }
 
 impl<'t> Plan<'t> {
@@ -55,7 +61,8 @@ impl<'t> Plan<'t> {
         };
         let tasks = tree.tasks.iter().map(read).collect::<Result<Vec<_>, BoxError>>()?;
         let parents = tree.tasks.iter().map(|task| task.parent).collect();
-        let mut plan = Plan { memory, context, tasks, parents, shared: shmem::Restored::default() };
+        let shared = shmem::Restored::default();
+        let mut plan = Plan { memory, context, tasks, parents, shared, null: None };
         plan.share()?;
         for area in plan.tasks.iter().flatten().flat_map(|task| &task.areas) {
             if shmem::is_mapping(area) {
@@ -120,6 +127,7 @@ impl Task {
             early: vec![false; areas.len()],
             areas,
             content: Vec::new(),
+            rings: Vec::new(),
             pages_id: pagemap.pages_id,
             inherits: Vec::new(),
             seat: None,
@@ -131,11 +139,12 @@ impl Task {
                     format!("{} bytes, {} expected; dump again", pages.len(), pagemap.stored_bytes());
                 return Err(Error::image(task.pages_name(), reason).into());
             }
-            let (code, rest) = content
-                .drain(..)
-                .partition(|piece: &Piece| status::any(&task.areas[piece.area], status::VDSO));
-            content = rest;
+            let mut take = |bit: u32| -> Vec<Piece> {
+                content.extract_if(.., |piece| status::any(&task.areas[piece.area], bit)).collect()
+            };
+            let (code, rings) = (take(status::VDSO), take(status::AIORING));
             task.check_vdso(&code, &mut *pages, own_vdso)?;
+            task.rings = task.read_rings(&rings, &mut *pages)?;
         }
         for piece in &content {
             task.has_content[piece.area] = true;
@@ -158,6 +167,23 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Reads where the kernel stood in the rings of I/O contexts.
+    fn read_rings(&self, content: &[Piece], pages: &mut dyn ImageReader) -> Result<Vec<Ring>, BoxError> {
+        let image = Image::Mm.file_name(self.pid as u64);
+        let ring = |entry: &AioRingEntry| {
+            let is_whole = |piece: &&Piece| (piece.start, piece.len) == (entry.id, entry.ring_len.into());
+            let Some(piece) = content.iter().find(is_whole) else {
+                let reason = format!("the pages lack the ring of the I/O context at {:#x}", entry.id);
+                return Err(Error::image(&*image, reason).into());
+            };
+            let mut header = [0; aio::HEADER];
+            pages.seek(SeekFrom::Start(piece.offset))?;
+            pages.read_exact(&mut header)?;
+            Ok(Ring::new(entry, &header, piece.offset).map_err(|reason| Error::image(&*image, reason))?)
+        };
+        self.mm.aios.iter().map(ring).collect()
     }
 
     fn pages_name(&self) -> String {
@@ -208,14 +234,15 @@ fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
         let refused = [
             (status::SYSVIPC, "System V shared memory"),
             (status::SOCKET, "the ring of a packet socket"),
-            (status::AIORING, "the ring of an asynchronous I/O context"),
             (status::SHSTK, "a shadow stack"),
             (status::PLUGIN, "a device's memory, dumped by a plugin"),
         ];
         let refused = refused.iter().find(|(bit, _)| status::any(area, *bit)).map(|(_, what)| *what);
-        let huge = area.flags & libc::MAP_HUGETLB as u32 != 0;
-        if let Some(what) = refused.or(huge.then_some("huge pages of hugetlbfs or MAP_HUGETLB")) {
+        if let Some(what) = refused {
             return Err(Error::Unsupported { place, what: what.to_owned() });
+        }
+        if status::any(area, status::AIORING) {
+            continue;
         }
         let kinds = status::ANON_PRIVATE | status::ANON_SHARED | status::FILE_PRIVATE | status::FILE_SHARED;
         if !status::any(area, kinds) {
@@ -275,8 +302,24 @@ impl Plan<'_> {
         Ok(())
     }
 
+    fn emit_rings(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
+        let Plan { context, tasks, null, .. } = self;
+        let Some(task) = tasks[index].as_mut().filter(|task| !task.rings.is_empty()) else { return Ok(()) };
+        let pages = task.number(context)?;
+        let null = match null {
+            Some(seat) => seat.number(),
+            None => {
+                let file = File::options().write(true).open("/dev/null")?;
+                null.insert(Seat::reserve(context.numbers, file.into())?).number()
+            }
+        };
+        aio::place_steps(&task.rings, null, pages, script);
+        Ok(())
+    }
+
     fn emit_memory(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
         self.emit_areas(index, false, script)?;
+        self.emit_rings(index, script)?;
         let Some(task) = &self.tasks[index] else { return Ok(()) };
         layout::final_steps(&task.areas, &|area| task.has_content[area], script);
         vdso::place_steps(task.pid, &self.memory.parked(), &task.areas, script)?;
@@ -332,7 +375,8 @@ impl TreeRestore for Plan<'_> {
     }
 
     fn prepare(&mut self, place: &mut dyn Place) -> Result<(), BoxError> {
-        for seat in self.tasks.iter_mut().flatten().filter_map(|task| task.seat.take()) {
+        let pages = self.tasks.iter_mut().flatten().filter_map(|task| task.seat.take());
+        for seat in pages.chain(self.null.take()) {
             seat.settle(place)?;
         }
         self.shared.prepare(self.context.store, place)

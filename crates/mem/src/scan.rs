@@ -9,6 +9,8 @@ use criu_kernel::pagemap::{Category, Filter, PageMap};
 use criu_kernel::proc::ProcDir;
 use criu_kernel::{Pid, procmap};
 use criu_resource::BoxError;
+use nix::fcntl::OFlag;
+use nix::sys::statfs::fstatfs;
 use std::io::BufReader;
 
 /// The areas of task `pid`, whose directory in procfs is `proc`. `shmem` is what [`crate::shmem::device`]
@@ -19,7 +21,13 @@ use std::io::BufReader;
 pub fn areas(proc: &ProcDir, pid: i32, shmem: (u32, u32)) -> Result<Vec<Area>, BoxError> {
     let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
     let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
-    Ok(vma::classify(pid, shmem, maps)?)
+    let mut areas = vma::classify(pid, shmem, maps)?;
+    for Area { entry, .. } in areas.iter_mut().filter(|area| area.entry.flags & status::MAP_HUGETLB != 0) {
+        let name = format!("map_files/{:x}-{:x}", entry.start, entry.end);
+        let file = proc.open_file(name.as_str(), OFlag::O_PATH)?;
+        entry.flags |= status::huge_size(fstatfs(file)?.block_size() as u64);
+    }
+    Ok(areas)
 }
 
 /// The pages to be stored of a task, and its guard pages: one pass over the page tables.
@@ -60,7 +68,9 @@ pub fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), 
             continue;
         }
         let of_file = status::is(entry, status::FILE_PRIVATE) && range.file();
-        if !status::is_private(entry) || of_file {
+        // The kernel may drop such pages at any time, so that what is in them is no state.
+        let droppable = entry.flags & status::MAP_DROPPABLE != 0;
+        if !status::is_private(entry) || of_file || droppable {
             continue;
         }
         let readable = entry.prot & libc::PROT_READ as u32 != 0;
@@ -70,7 +80,8 @@ pub fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), 
         }
     }
     // The vDSO is kept whole, so that a restore can tell whether it has the same one.
-    for entry in areas.iter().map(|area| &area.entry).filter(|entry| status::is(entry, status::VDSO)) {
+    let whole = status::VDSO | status::AIORING;
+    for entry in areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, whole)) {
         let at = runs.partition_point(|run| run.start < entry.start);
         runs.insert(at, Run { start: entry.start, end: entry.end, readable: true });
     }

@@ -3,16 +3,26 @@
 use crate::error::Error;
 use crate::seat::Seat;
 use crate::status;
+use crate::vma::{Area, FileKey};
 use criu_images::pagemap::Pagemap;
 use criu_images::proto::VmaEntry;
 use criu_images::{Image, Store};
+use criu_kernel::Pid;
+use criu_kernel::proc::ProcDir;
 use criu_resource::{BoxError, Place, RestoreContext};
+use nix::fcntl::OFlag;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use std::collections::HashMap;
+use nix::sys::stat::fstat;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// What procfs calls such memory, whoever made it.
+const NAME: &str = "/dev/zero (deleted)";
 
 /// The device (major, minor) of the kernel's internal tmpfs, where shared anonymous memory lies.
 ///
@@ -22,6 +32,51 @@ pub fn device() -> std::io::Result<(u32, u32)> {
     let fd = nix::sys::memfd::memfd_create("", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
     let device = nix::sys::stat::fstat(&fd)?.st_dev;
     Ok((libc::major(device), libc::minor(device)))
+}
+
+/// Shared anonymous memory is a file to who opened it through `/proc/PID/map_files`, and to private mappings
+/// of that file. Where a tree has such, all its mappings become those of a memfd, so that the restored
+/// ones are again of one object. `tasks` are pids with their areas, `device` is what [`device`] says.
+///
+/// # Errors
+/// Those of reading `/proc/PID/fd`.
+pub fn as_files(tasks: &mut [(i32, &mut Vec<Area>)], device: (u32, u32)) -> Result<(), BoxError> {
+    let is_object = |area: &Area| status::is(&area.entry, status::ANON_SHARED);
+    let huge = |area: &Area| area.entry.flags & status::MAP_HUGETLB != 0;
+    let mut open: HashSet<u64> = HashSet::new();
+    for (pid, areas) in tasks.iter() {
+        if areas.iter().any(|area| is_object(area) && !huge(area)) {
+            open.extend(open_objects(*pid, device)?);
+        }
+        let files = areas.iter().filter(|area| status::any(&area.entry, status::MEMFD));
+        open.extend(files.filter_map(|area| area.file.as_ref()).map(|file| file.inode));
+    }
+    let areas = tasks.iter_mut().flat_map(|(_, areas)| areas.iter_mut());
+    for area in areas.filter(|area| is_object(area) && !huge(area) && open.contains(&area.entry.shmid)) {
+        let inode = std::mem::take(&mut area.entry.shmid);
+        area.entry.status = status::REGULAR | status::FILE_SHARED | status::MEMFD;
+        area.entry.flags &= !(libc::MAP_ANONYMOUS as u32);
+        area.entry.fdflags = Some(libc::O_RDWR as u32);
+        area.file = Some(FileKey { device, inode, path: NAME.into() });
+    }
+    Ok(())
+}
+
+/// The inodes of shared anonymous memory that a task has open.
+fn open_objects(pid: i32, device: (u32, u32)) -> Result<Vec<u64>, BoxError> {
+    let proc = ProcDir::open(Pid::from_raw(pid))?;
+    let mut found = Vec::new();
+    for number in proc.descriptors()? {
+        let name = format!("fd/{number}");
+        if proc.read_link(&*name)? != Path::new(NAME) {
+            continue;
+        }
+        let stat = fstat(proc.open_file(&*name, OFlag::O_PATH)?)?;
+        if (libc::major(stat.st_dev), libc::minor(stat.st_dev)) == device {
+            found.push(stat.st_ino);
+        }
+    }
+    Ok(found)
 }
 
 /// One mapping of an object.
@@ -113,6 +168,8 @@ impl Restored {
         let (size, flags) = self.sizes.entry(entry.shmid).or_insert((0, MapFlags::MAP_SHARED));
         *size = (*size).max(reach);
         flags.set(MapFlags::MAP_NORESERVE, entry.flags & libc::MAP_NORESERVE as u32 != 0);
+        let huge = entry.flags & (status::MAP_HUGETLB | status::HUGE_SIZE);
+        flags.insert(MapFlags::from_bits_retain(huge as i32));
     }
 
     /// The number at which tasks find the object.
@@ -131,34 +188,77 @@ impl Restored {
     pub fn prepare(&mut self, store: &dyn Store, place: &mut dyn Place) -> Result<(), BoxError> {
         let mut buffer = vec![0; 1 << 20];
         for (shmid, planned) in self.seats.drain() {
-            let object = create(shmid, planned.size, planned.flags)?;
+            let object = Created::new(shmid, planned.size, planned.flags)?;
             fill(store, shmid, planned.size, &object, &mut buffer)?;
-            planned.seat.place(place, object.into())?;
+            planned.seat.place(place, object.file.try_clone()?.into())?;
         }
         Ok(())
     }
 }
 
 /// A new object, like those behind `mmap(MAP_SHARED | MAP_ANONYMOUS)`: it shows as `/dev/zero (deleted)`.
-fn create(shmid: u64, size: u64, flags: MapFlags) -> Result<File, Error> {
-    let failed = |call| move |source: std::io::Error| Error::Shared { shmid, call, source };
-    let len = usize::try_from(size)
-        .ok()
-        .and_then(NonZeroUsize::new)
-        .ok_or_else(|| failed("mmap")(nix::errno::Errno::EINVAL.into()))?;
-    // SAFETY: a new mapping at an address of the kernel's choice; nothing accesses it.
-    let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }
-        .map_err(|errno| failed("mmap")(errno.into()))?;
-    let address = start.as_ptr() as u64;
-    let end = address + size.next_multiple_of(crate::pages::PAGE);
-    let path = format!("/proc/self/map_files/{address:x}-{end:x}");
-    let file = File::options().read(true).write(true).open(path);
-    // SAFETY: it is the mapping made above, and nothing points into it.
-    unsafe { munmap(start, len.get()) }.map_err(|errno| failed("munmap")(errno.into()))?;
-    file.map_err(failed("open(/proc/self/map_files)"))
+struct Created {
+    file: File,
+    /// A mapping of it all.
+    start: NonNull<libc::c_void>,
+    len: usize,
+    huge: bool,
 }
 
-fn fill(store: &dyn Store, shmid: u64, size: u64, object: &File, buffer: &mut [u8]) -> Result<(), BoxError> {
+impl Created {
+    fn new(shmid: u64, size: u64, flags: MapFlags) -> Result<Created, Error> {
+        let failed = |call| move |source: std::io::Error| Error::Shared { shmid, call, source };
+        let len = usize::try_from(size.next_multiple_of(crate::pages::PAGE))
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| failed("mmap")(nix::errno::Errno::EINVAL.into()))?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing accesses it.
+        let start = unsafe { mmap_anonymous(None, len, prot, flags) }
+            .map_err(|errno| failed("mmap")(errno.into()))?;
+        let address = start.as_ptr() as u64;
+        let path = format!("/proc/self/map_files/{address:x}-{:x}", address + len.get() as u64);
+        match File::options().read(true).write(true).open(path) {
+            Ok(file) => Ok(Created {
+                file,
+                start,
+                len: len.get(),
+                huge: flags.bits() as u32 & status::MAP_HUGETLB != 0,
+            }),
+            Err(error) => {
+                unmap(start, len.get());
+                Err(failed("open(/proc/self/map_files)")(error))
+            }
+        }
+    }
+
+    /// Where to write its content: a file, and an offset to add. Huge pages cannot be written as a file.
+    fn target(&self) -> std::io::Result<(File, u64)> {
+        match self.huge {
+            false => Ok((self.file.try_clone()?, 0)),
+            true => Ok((File::options().write(true).open("/proc/self/mem")?, self.start.as_ptr() as u64)),
+        }
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        unmap(self.start, self.len);
+    }
+}
+
+fn unmap(start: NonNull<libc::c_void>, len: usize) {
+    // SAFETY: a mapping made by `Created::new`, which nothing points into. It cannot fail.
+    let _ = unsafe { munmap(start, len) };
+}
+
+fn fill(
+    store: &dyn Store,
+    shmid: u64,
+    size: u64,
+    object: &Created,
+    buffer: &mut [u8],
+) -> Result<(), BoxError> {
     let image = Image::ShmemPagemap.file_name(shmid);
     let pagemap = match Pagemap::read(store, Image::ShmemPagemap, shmid) {
         Ok(pagemap) => pagemap,
@@ -169,6 +269,7 @@ fn fill(store: &dyn Store, shmid: u64, size: u64, object: &File, buffer: &mut [u
     };
     let name = Image::Pages.file_name(pagemap.pages_id.into());
     let mut reader = store.open(&name)?;
+    let (target, base) = object.target()?;
     for extent in pagemap.extents() {
         let Some(offset) = extent.offset else {
             return Err(Error::image(image, "not supported: pages in a parent checkpoint").into());
@@ -184,11 +285,8 @@ fn fill(store: &dyn Store, shmid: u64, size: u64, object: &File, buffer: &mut [u
             reader
                 .read_exact(&mut part[..len])
                 .map_err(|source| criu_images::Error::io(&*name, "read", source))?;
-            crate::pages::write_sparsely(object, &part[..len], at).map_err(|source| Error::Shared {
-                shmid,
-                call: "pwrite",
-                source,
-            })?;
+            crate::pages::write_sparsely(&target, &part[..len], base + at)
+                .map_err(|source| Error::Shared { shmid, call: "pwrite", source })?;
             at += len as u64;
         }
     }

@@ -47,9 +47,9 @@ pub fn any(vma: &VmaEntry, bits: u32) -> bool {
     vma.status & bits != 0
 }
 
-/// Whether the kernel maps it by itself, so that it has no content of its own.
+/// Whether the kernel maps it by itself, so that mmap(2) cannot bring it back.
 pub fn is_special(vma: &VmaEntry) -> bool {
-    any(vma, VDSO | VVAR | VSYSCALL | UPROBES | GUARD)
+    any(vma, VDSO | VVAR | VSYSCALL | UPROBES | GUARD | AIORING)
 }
 
 /// Whether the task's own writes to it are its own: its pages are stored with the task.
@@ -64,3 +64,17 @@ pub fn is_file(vma: &VmaEntry) -> bool {
 
 /// `MAP_DROPPABLE` of mmap(2) (Linux 6.11).
 pub const MAP_DROPPABLE: u32 = 0x08;
+
+/// `MAP_HUGETLB` of mmap(2), in `vma_entry.flags` of areas without a file, or with a memfd.
+pub const MAP_HUGETLB: u32 = libc::MAP_HUGETLB as u32;
+
+/// Of the bits of `vma_entry.flags` that name the size of huge pages (its logarithm), the lowest.
+const HUGE_SHIFT: u32 = 26;
+
+/// The bits of `vma_entry.flags` that name the size of huge pages, as mmap(2) has it.
+pub const HUGE_SIZE: u32 = 0x3f << HUGE_SHIFT;
+
+/// Bits of `vma_entry.flags` for huge pages of `size` bytes.
+pub fn huge_size(size: u64) -> u32 {
+    MAP_HUGETLB | size.trailing_zeros() << HUGE_SHIFT
+}

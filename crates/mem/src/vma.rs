@@ -15,6 +15,9 @@ const MAP_SHARED: u32 = libc::MAP_SHARED as u32;
 const MAP_PRIVATE: u32 = libc::MAP_PRIVATE as u32;
 const MAP_ANONYMOUS: u32 = libc::MAP_ANONYMOUS as u32;
 
+/// Shared memory of huge pages is numbered apart from other shared memory, as it has inodes of its own.
+const HUGE_OBJECT: u64 = 1 << 48;
+
 /// What an area is, beyond its entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Area {
@@ -56,8 +59,7 @@ const MMAP: [(VmFlags, u32); 4] = [
 ];
 
 /// Flags of areas that cannot be brought back.
-const REFUSED: [(VmFlags, &str); 6] = [
-    (VmFlags::HUGETLB, "huge pages of hugetlbfs or MAP_HUGETLB"),
+const REFUSED: [(VmFlags, &str); 5] = [
     (VmFlags::SHADOW_STACK, "a shadow stack"),
     (VmFlags::UFFD_MISSING, "userfaultfd serves its missing pages"),
     (VmFlags::UFFD_WP, "userfaultfd tracks its writes"),
@@ -150,15 +152,28 @@ fn anonymous(vma: &Vma, entry: &mut VmaEntry) -> Result<(), String> {
 fn file(vma: &Vma, shmem: (u32, u32), entry: &mut VmaEntry) -> Result<Option<FileKey>, String> {
     let name = vma.name.as_bytes();
     if name.starts_with(b"/[aio]") {
-        return Err("the ring of an asynchronous I/O context (io_setup)".to_owned());
+        entry.status = status::AIORING;
+        return Ok(None);
     }
     if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:") {
         return Err(format!("a mapping of {}", vma.name.display()));
     }
     entry.status = status::REGULAR;
     let internal = vma.device == shmem;
-    if internal && name.starts_with(b"/SYSV") {
+    let huge = vma.flags.is_some_and(|flags| flags.contains(VmFlags::HUGETLB));
+    if (internal || huge) && name.starts_with(b"/SYSV") {
         return Err(format!("System V shared memory ({})", vma.name.display()));
+    }
+    if huge && name.starts_with(b"/anon_hugepage") {
+        entry.flags |= MAP_ANONYMOUS | status::MAP_HUGETLB;
+        if vma.shared {
+            entry.status |= status::ANON_SHARED;
+            entry.shmid = vma.inode | HUGE_OBJECT;
+        } else {
+            entry.status |= status::ANON_PRIVATE;
+            entry.pgoff = 0;
+        }
+        return Ok(None);
     }
     // A name set by PR_SET_VMA_ANON_NAME replaces that of the kernel.
     let nameless = name.starts_with(b"/dev/zero") || name.starts_with(b"[anon_shmem:");
@@ -170,6 +185,9 @@ fn file(vma: &Vma, shmem: (u32, u32), entry: &mut VmaEntry) -> Result<Option<Fil
     }
     if internal {
         entry.status |= status::MEMFD;
+    } else if huge && name.starts_with(b"/memfd:") {
+        entry.status |= status::MEMFD;
+        entry.flags |= status::MAP_HUGETLB;
     }
     entry.status |= if vma.shared { status::FILE_SHARED } else { status::FILE_PRIVATE };
     let writable = vma.shared && vma.flags.is_some_and(|flags| flags.contains(VmFlags::MAY_WRITE));
