@@ -62,6 +62,19 @@ impl Seats {
         }
     }
 
+    /// Moves `fd` to a number that was reserved here, before its place is final.
+    ///
+    /// A file that waits for others then needs one number of criu-rs and not two: its own and the reserved one.
+    ///
+    /// # Errors
+    /// Those of dup3(2).
+    pub fn sit(&mut self, number: i32, fd: OwnedFd) -> Result<OwnedFd, SeatError> {
+        let Some(mut seat) = self.taken.remove(&number) else { return Ok(fd) };
+        nix::unistd::dup3(&fd, &mut seat, nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(|errno| SeatError::Call("dup3", errno))?;
+        Ok(seat)
+    }
+
     /// Puts `fd` at a number that was reserved here.
     ///
     /// # Errors
@@ -90,6 +103,11 @@ mod tests {
         numbers.lock().unwrap().claim(free);
         assert_eq!(seats.reserve(&numbers, Some(free)).unwrap(), free);
         assert_ne!(sys::duplicate_from(seats.placeholder.as_fd(), free).unwrap().as_raw_fd(), free);
+        let mut file = std::io::pipe().unwrap().0.into();
+        file = seats.sit(free, file).unwrap();
+        assert_eq!(file.as_raw_fd(), free);
+        file = seats.sit(free, file).unwrap();
+        assert_eq!(file.as_raw_fd(), free, "it sits already");
         // One that is open already is not given away.
         let other = seats.placeholder.as_raw_fd();
         assert_ne!(seats.reserve(&numbers, Some(other)).unwrap(), other);

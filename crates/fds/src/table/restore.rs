@@ -305,6 +305,7 @@ impl TreeRestore for Restore<'_> {
 
     fn prepare(&mut self, place: &mut dyn criu_resource::Place) -> Result<(), BoxError> {
         let mut open: HashMap<u32, OwnedFd> = HashMap::new();
+        let mut seats = self.seats.take().ok_or("no numbers were reserved")?;
         for index in 0..self.files.len() {
             let file = &self.files[index];
             if file.late {
@@ -312,7 +313,7 @@ impl TreeRestore for Restore<'_> {
             }
             let error = self.error(file);
             let fd = self.kinds[file.kind].open(&file.entry).map_err(error)?;
-            open.insert(file.entry.id, fd);
+            open.insert(file.entry.id, seats.sit(file.number, fd)?);
         }
         let fd_of = |id: u32| open.get(&id).and_then(|fd| fd.try_clone().ok());
         for (kind, restore) in self.table.kinds.iter().zip(&mut self.kinds) {
@@ -323,12 +324,12 @@ impl TreeRestore for Restore<'_> {
         let files = &self.table.files;
         files.place(self.context.store, place)?;
         files.opened()?;
-        let seats = self.seats.as_mut().ok_or("no numbers were reserved")?;
         for file in self.files.iter().filter(|file| !file.late) {
             if let Some(fd) = open.remove(&file.entry.id) {
                 seats.place(place, file.number, fd, file.first().cloexec)?;
             }
         }
+        self.seats = Some(seats);
         Ok(())
     }
 
