@@ -44,12 +44,15 @@ impl Backend for CommandLine {
         }
     }
 
-    fn cpuinfo_dump(&self, _: &Job) -> Result<(), Failure> {
-        Err(Failure::not_supported("cpuinfo dump"))
+    fn cpuinfo_dump(&self, job: &Job) -> Result<(), Failure> {
+        crate::cpuinfo::dump(&place(job)?).map(drop).map_err(failure)
     }
 
-    fn cpuinfo_check(&self, _: &Job) -> Result<(), Failure> {
-        Err(Failure::not_supported("cpuinfo check"))
+    fn cpuinfo_check(&self, job: &Job) -> Result<(), Failure> {
+        match crate::cpuinfo::check(job.options(), &place(job)?).map_err(failure)? {
+            0 => Ok(()),
+            _ => Err(Failure::new("the processor lacks what the image asks for; the log names it")),
+        }
     }
 
     fn page_server(&self, _: &Job, _: bool) -> Result<PageServer, Failure> {

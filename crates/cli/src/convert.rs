@@ -1,6 +1,7 @@
 //! From the configuration's options to those that the resources look at.
 
 use criu_config::{FileValidation, FinalState, NetworkLock, Options};
+use criu_kernel::features::Feature;
 use criu_resource as resource;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub fn pipeline(options: &Options) -> resource::Options {
         file_validation_buildid: options.file_validation == FileValidation::Buildid,
         skip_file_rwx_check: options.skip_file_rwx_check,
         network_lock: match options.network_lock {
+            NetworkLock::Auto if !Feature::NfTables.is_available() => resource::NetworkLock::Iptables,
             NetworkLock::Auto | NetworkLock::Nftables => resource::NetworkLock::Nftables,
             NetworkLock::Iptables => resource::NetworkLock::Iptables,
             NetworkLock::Skip => resource::NetworkLock::Skip,

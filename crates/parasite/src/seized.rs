@@ -245,12 +245,10 @@ fn tids(pid: i32) -> Result<Vec<Pid>> {
 /// Stops a thread just seized and detaches it: PTRACE_DETACH needs a stopped thread.
 fn let_go(tid: Pid) -> nix::Result<()> {
     ptrace::interrupt(tid)?;
-    loop {
-        match ptrace::wait(tid)? {
-            Stop::SignalDelivery(signal) => return ptrace::detach(tid, signal),
-            stop if stop.is_end() => return Ok(()),
-            _ => return ptrace::detach(tid, 0),
-        }
+    match ptrace::wait(tid)? {
+        Stop::SignalDelivery(signal) => ptrace::detach(tid, signal),
+        stop if stop.is_end() => Ok(()),
+        _ => ptrace::detach(tid, 0),
     }
 }
 
