@@ -101,7 +101,7 @@ impl Family for Sessions {
 /// Whether somebody is in this process group now.
 fn group_exists(pgid: u32) -> bool {
     let sent = nix::sys::signal::killpg(Pid::from_raw(pgid as i32), None);
-    pgid != 0 && sent != Err(nix::errno::Errno::ESRCH)
+    sent != Err(nix::errno::Errno::ESRCH)
 }
 
 /// Makes the session of the root and the groups in it, where they lie outside of the tree, those of criu-rs:
@@ -116,7 +116,7 @@ pub fn adopt_outside(tree: &mut BuiltTree, sid: u32, pgid: u32, exists: impl Fn(
     }
     for task in tree.tasks.iter_mut().map(|task| &mut task.pstree).filter(|task| task.sid == root.sid) {
         task.sid = sid;
-        if !pids.contains(&task.pgid) && (task.pgid == root.pgid || exists(task.pgid)) {
+        if !pids.contains(&task.pgid) && ([0, root.pgid].contains(&task.pgid) || exists(task.pgid)) {
             task.pgid = pgid;
         }
     }

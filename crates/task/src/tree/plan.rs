@@ -60,8 +60,8 @@ pub(super) fn plan(
     for (parent, helper) in sessions.into_values() {
         births[parent].helpers.push(helper);
     }
-    for index in 1..tasks.len() {
-        let Some(parent) = parents[index] else { continue };
+    for (index, parent) in parents.iter().enumerate().skip(1) {
+        let Some(parent) = *parent else { continue };
         match planner.origins[index] {
             Origin::Late => births[parent].after.push(index),
             Origin::Early => births[parent].before_setsid.push(index),
@@ -195,7 +195,9 @@ impl Planner<'_> {
                     return refuse(format!("the leader of its process group {group} has left that group"));
                 }
                 Some(_) => {}
-                None if (group == root.pgid || Some(group) == outer) && sid == root.sid => {}
+                // 0: outside of the pid namespace.
+                None if [0, root.pgid].contains(&group) && sid == root.sid => {}
+                None if Some(group) == outer && sid == root.sid => {}
                 None if group == 0 => {
                     return refuse(
                         "the leader of its process group lies outside of the pid namespace".into(),
