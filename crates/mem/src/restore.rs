@@ -352,7 +352,7 @@ impl TreeRestore for Plan<'_> {
         match stage {
             Stage::Inherit => self.emit_inherit(task.index, script),
             Stage::Memory => self.emit_memory(task.index, script),
-            Stage::Born | Stage::Files | Stage::State | Stage::Last => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -68,10 +68,10 @@ fn open_objects(pid: i32, device: (u32, u32)) -> Result<Vec<u64>, BoxError> {
     let mut found = Vec::new();
     for number in proc.descriptors()? {
         let name = format!("fd/{number}");
-        if proc.read_link(&*name)? != Path::new(NAME) {
+        if proc.read_link(&name)? != Path::new(NAME) {
             continue;
         }
-        let stat = fstat(proc.open_file(&*name, OFlag::O_PATH)?)?;
+        let stat = fstat(proc.open_file(name.as_str(), OFlag::O_PATH)?)?;
         if (libc::major(stat.st_dev), libc::minor(stat.st_dev)) == device {
             found.push(stat.st_ino);
         }

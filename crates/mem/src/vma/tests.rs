@@ -90,15 +90,30 @@ fn the_kernels_own_areas() {
 #[test]
 fn what_cannot_be_restored_is_refused_by_name() {
     let line = "1000-2000 rw-p 00000000 00:00 0";
-    for (flags, word) in [("rd ht", "huge pages"), ("rd ss", "shadow stack"), ("rd uw", "userfaultfd")] {
+    for (flags, word) in [("rd ss", "shadow stack"), ("rd uw", "userfaultfd")] {
         let text = refusal(line, flags);
         assert!(text.starts_with("area 0x1000-0x2000 of task 7: not supported: "), "{text}");
         assert!(text.contains(word), "{text}");
     }
     let device = refusal("1000-2000 rw-s 00000000 00:05 4   /dev/mem", "rd wr sh io pf");
     assert!(device.contains("memory of a device (/dev/mem)"), "{device}");
-    let aio = refusal("1000-2000 rw-s 00000000 00:0f 4   /[aio] (deleted)", "rd wr sh");
-    assert!(aio.contains("io_setup"), "{aio}");
     let ring = refusal("1000-2000 rw-s 00000000 00:0f 4   anon_inode:[io_uring]", "rd wr sh io");
     assert!(ring.contains("io_uring"), "{ring}");
+}
+
+#[test]
+fn huge_pages_and_io_contexts() {
+    let own = one("200000-400000 rw-p 00000000 00:0e 5   /anon_hugepage (deleted)", "rd wr mr mw me ht");
+    assert_eq!((own.entry.status, own.file), (REGULAR | ANON_PRIVATE, None));
+    assert_eq!(own.entry.flags, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB);
+    let shared = one("200000-400000 rw-s 00200000 00:0e 5   /anon_hugepage (deleted)", "rd wr sh ms ht");
+    assert_eq!(shared.entry.status, REGULAR | ANON_SHARED);
+    assert_eq!(shared.entry.pgoff, 0x20_0000);
+    assert_ne!(shared.entry.shmid, 5, "another object than number 5 of small pages");
+    let memfd = one("200000-400000 rw-s 00000000 00:0e 6   /memfd:x (deleted)", "rd wr sh mw ms ht");
+    assert_eq!(memfd.entry.status, REGULAR | MEMFD | FILE_SHARED);
+    assert_eq!(memfd.entry.flags, MAP_SHARED | MAP_HUGETLB);
+    assert_eq!(huge_size(2 << 20), MAP_HUGETLB | 21 << 26);
+    let ring = one("1000-2000 rw-s 00000000 00:0f 4   /[aio] (deleted)", "rd wr sh de");
+    assert_eq!((ring.entry.status, ring.entry.flags, ring.file), (AIORING, MAP_SHARED, None));
 }
