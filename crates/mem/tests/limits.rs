@@ -1,5 +1,6 @@
 //! What a dump costs, and what it refuses.
 
+#[allow(dead_code, reason = "shared with tests that restore, too")]
 mod common;
 
 use common::*;
