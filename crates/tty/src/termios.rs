@@ -42,7 +42,7 @@ pub enum TermiosError {
         errno: Errno,
     },
     /// An entry with too few control characters.
-    #[error("{0} control characters where there must be 19")]
+    #[error("{0} words of control characters where there must be 19")]
     Characters(usize),
     /// An entry with a value out of range.
     #[error("{0} {1} is out of range")]
@@ -60,6 +60,9 @@ impl TermiosError {
     }
 }
 
+/// How many control characters a terminal has.
+pub const CHARACTERS: usize = 19;
+
 fn entry(termios: &Termios2) -> TermiosEntry {
     TermiosEntry {
         c_iflag: termios.iflag,
@@ -69,30 +72,63 @@ fn entry(termios: &Termios2) -> TermiosEntry {
         c_line: termios.line.into(),
         c_ispeed: termios.ispeed,
         c_ospeed: termios.ospeed,
-        c_cc: termios.cc.iter().map(|&character| character.into()).collect(),
+        c_cc: pack(termios.cc),
     }
+}
+
+/// The images have a 32-bit word for each control character, but four characters lie in each of the first
+/// words, in memory order; the other words say nothing.
+fn pack(characters: [u8; CHARACTERS]) -> Vec<u32> {
+    let mut words = vec![0; CHARACTERS];
+    for (word, four) in words.iter_mut().zip(characters.chunks(4)) {
+        let mut bytes = [0; 4];
+        bytes[..four.len()].copy_from_slice(four);
+        *word = u32::from_ne_bytes(bytes);
+    }
+    words
+}
+
+/// The control characters of an entry, by their usual index (`VINTR`, `VEOF`…).
+///
+/// # Errors
+/// [`TermiosError::Characters`].
+pub fn control_characters(entry: &TermiosEntry) -> Result<[u8; CHARACTERS], TermiosError> {
+    if entry.c_cc.len() < CHARACTERS {
+        return Err(TermiosError::Characters(entry.c_cc.len()));
+    }
+    let mut characters = [0; CHARACTERS];
+    for (four, word) in characters.chunks_mut(4).zip(&entry.c_cc) {
+        four.copy_from_slice(&word.to_ne_bytes()[..four.len()]);
+    }
+    Ok(characters)
+}
+
+/// Replaces one control character of an entry.
+///
+/// # Errors
+/// [`TermiosError::Characters`].
+///
+/// # Panics
+/// For an index that no terminal has.
+pub fn set_control_character(entry: &mut TermiosEntry, index: usize, byte: u8) -> Result<(), TermiosError> {
+    let mut characters = control_characters(entry)?;
+    characters[index] = byte;
+    entry.c_cc = pack(characters);
+    Ok(())
 }
 
 /// The kernel's form of an entry.
 pub(crate) fn native(entry: &TermiosEntry) -> Result<Termios2, TermiosError> {
-    let byte = |name, value| u8::try_from(value).map_err(|_| TermiosError::Range(name, value));
-    let mut termios = Termios2 {
+    Ok(Termios2 {
         iflag: entry.c_iflag,
         oflag: entry.c_oflag,
         cflag: entry.c_cflag,
         lflag: entry.c_lflag,
-        line: byte("line discipline", entry.c_line)?,
+        line: u8::try_from(entry.c_line).map_err(|_| TermiosError::Range("line discipline", entry.c_line))?,
+        cc: control_characters(entry)?,
         ispeed: entry.c_ispeed,
         ospeed: entry.c_ospeed,
-        ..Termios2::default()
-    };
-    if entry.c_cc.len() < termios.cc.len() {
-        return Err(TermiosError::Characters(entry.c_cc.len()));
-    }
-    for (place, &character) in termios.cc.iter_mut().zip(&entry.c_cc) {
-        *place = byte("control character", character)?;
-    }
-    Ok(termios)
+    })
 }
 
 /// Calls `change` while the present thread blocks SIGTTOU: a background process may then change its terminal
@@ -231,7 +267,7 @@ mod tests {
         let (from, to) = (openpty(None, None).unwrap(), openpty(None, None).unwrap());
         let mut wanted = Settings::dump(from.slave.as_fd()).unwrap();
         wanted.termios.c_lflag &= !(libc::ECHO | libc::ICANON);
-        wanted.termios.c_cc[libc::VKILL] = 0x11;
+        set_control_character(&mut wanted.termios, libc::VKILL, 0x11).unwrap();
         wanted.termios.c_cflag = wanted.termios.c_cflag & !libc::CBAUD | libc::BOTHER;
         (wanted.termios.c_ispeed, wanted.termios.c_ospeed) = (12_345, 12_345);
         wanted.winsize = WinsizeEntry { ws_row: 33, ws_col: 101, ws_xpixel: 7, ws_ypixel: 9 };
@@ -272,7 +308,20 @@ mod tests {
     fn damaged_entries_are_refused() {
         let short = TermiosEntry { c_cc: vec![0; 18], ..entry(&Termios2::default()) };
         assert!(matches!(native(&short), Err(TermiosError::Characters(18))));
-        let wide = TermiosEntry { c_cc: vec![256; 19], ..entry(&Termios2::default()) };
-        assert!(matches!(native(&wide), Err(TermiosError::Range("control character", 256))));
+        let strange = TermiosEntry { c_line: 256, ..entry(&Termios2::default()) };
+        assert!(matches!(native(&strange), Err(TermiosError::Range("line discipline", 256))));
+    }
+
+    #[test]
+    fn characters_are_packed_as_in_images_of_others() {
+        let mut cc = [0; CHARACTERS];
+        cc[..5].copy_from_slice(b"\x03\x1c\x7f\x15\x04");
+        cc[18] = 9;
+        let mut packed = entry(&Termios2 { cc, ..Termios2::default() });
+        assert_eq!(packed.c_cc.len(), 19);
+        assert_eq!((packed.c_cc[0], packed.c_cc[1], packed.c_cc[4]), (0x157f_1c03, 4, 9 << 16));
+        packed.c_cc[4] |= 0xaa00_0000; // what lies behind is not initialised there
+        packed.c_cc[18] = 0xdead_beef;
+        assert_eq!(control_characters(&packed).unwrap(), cc);
     }
 }
