@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-use criu_images::proto::{CriuDumpResp, CriuReqType, CriuResp, UnixSkEntry};
 use criu_images::prost::Message;
+use criu_images::proto::{CriuDumpResp, CriuReqType, CriuResp, UnixSkEntry};
 use criu_resource::Options;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, listen, send, socketpair};
