@@ -29,7 +29,7 @@ impl DumpStats {
             frozen_time: micros(self.frozen),
             memdump_time: micros(self.memory),
             memwrite_time: micros(self.memory),
-            ..self.counts.clone()
+            ..self.counts
         };
         proto::StatsEntry { dump: Some(dump), ..Default::default() }
     }

@@ -29,7 +29,7 @@ pub(crate) fn new_images(task: &FrozenTask<'_>) -> Result<TaskImages> {
         task_state,
         exit_code,
         stop_signo,
-        flags: stat.flags as u32,
+        flags: stat.flags,
         comm: String::from_utf8_lossy(&stat.comm).into_owned(),
         exit_signal: (stat.exit_signal != libc::SIGCHLD).then_some(stat.exit_signal.max(0) as u32),
         ..Default::default()

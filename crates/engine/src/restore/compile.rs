@@ -167,13 +167,13 @@ impl Compiler<'_, '_> {
         let tid = task.pid() as i32;
         jobs.push(Job { task: task.index, kind: Kind::Main, tid, slot: slots[0], script });
 
-        for thread in 1..slots.len() {
+        for (thread, &slot) in slots.iter().enumerate().skip(1) {
             let mut script = Script::new("restore");
             self.await_tracer(task, &mut script);
             self.thread_stages(task, thread, &mut script)?;
             self.thread_last(task, thread, &mut script)?;
             let tid = task.pstree.threads[thread] as i32;
-            jobs.push(Job { task: task.index, kind: Kind::Thread, tid, slot: slots[thread], script });
+            jobs.push(Job { task: task.index, kind: Kind::Thread, tid, slot, script });
         }
         Ok(())
     }
