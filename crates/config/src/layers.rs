@@ -188,7 +188,8 @@ fn env_values(option: &registry::Opt, negated: bool, text: &str) -> Result<Vec<R
 fn misspelt(variable: &str) -> Option<String> {
     let key = variable.strip_prefix("CRIU_")?.to_ascii_lowercase().replace('_', "-");
     let nearest = registry::nearest(&key)?;
-    let near = key.len() <= 64 && strsim::levenshtein(&key, &nearest) <= 2;
+    // What the reference takes its plugins' folder from.
+    let near = variable != "CRIU_LIBS_DIR" && key.len() <= 64 && strsim::levenshtein(&key, &nearest) <= 2;
     near.then(|| {
         let meant = Origin::of(LayerKind::Environment).place(&nearest);
         format!("the variable {variable} names no option; did you mean {meant}?")
