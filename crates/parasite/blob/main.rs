@@ -111,8 +111,10 @@ fn step(instr: &Instr, shared: &Shared) -> i64 {
         wire::OP_ARRIVE => {
             // SAFETY: the host gave the address of a barrier word in the shared mapping.
             let word = unsafe { &*(args[0] as *const AtomicU32) };
-            word.fetch_add(1, SeqCst);
-            wake_all(word);
+            // Only the last one to arrive wakes the others: of n tasks, each wakes once, not n times.
+            if word.fetch_add(1, SeqCst) + 1 >= args[1] as u32 {
+                wake_all(word);
+            }
             0
         }
         wire::OP_AWAIT => {

@@ -194,9 +194,9 @@ impl Script {
         StepMut { script: self }
     }
 
-    /// Adds one to the barrier word at address `word`.
-    pub fn arrive(&mut self, word: u64) {
-        self.push(wire::OP_ARRIVE, 0, [word.into()]);
+    /// Adds one to the barrier word at address `word`, for which others wait to reach `count`.
+    pub fn arrive(&mut self, word: u64, count: u32) {
+        self.push(wire::OP_ARRIVE, 0, [word.into(), count.into()]);
     }
 
     /// Waits until the barrier word at address `word` has reached `count`.

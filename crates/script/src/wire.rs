@@ -12,7 +12,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"criu-rs\0");
 pub const OP_SYSCALL: u8 = 0;
 /// `clone3(args[0], args[1])`; the child starts on the control block `args[2]`.
 pub const OP_CLONE: u8 = 1;
-/// Add one to the 32-bit word at `args[0]` and wake everybody who waits for it.
+/// Add one to the 32-bit word at `args[0]`; once it is `args[1]`, wake everybody who waits for that.
 pub const OP_ARRIVE: u8 = 2;
 /// Wait until the 32-bit word at `args[0]` is at least `args[1]`; leave when the script was aborted.
 pub const OP_AWAIT: u8 = 3;

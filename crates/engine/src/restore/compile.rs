@@ -211,7 +211,7 @@ impl Compiler<'_, '_> {
         self.clone_tasks(&births.siblings, true, script);
         self.clone_helpers(&births.helpers, task, script);
         self.clone_tasks(&births.after, false, script);
-        script.arrive(self.born);
+        script.arrive(self.born, self.all as u32);
         script.wait(self.born, self.all as u32);
         Ok(())
     }
@@ -263,7 +263,7 @@ impl Compiler<'_, '_> {
         };
         self.clone_tasks(&helper.siblings, true, &mut script);
         self.clone_helpers(&helper.helpers, of, &mut script);
-        script.arrive(self.born);
+        script.arrive(self.born, self.all as u32);
         if let Some(joined) = self.joined {
             script.wait(joined, self.tree.tasks.len() as u32);
         }
@@ -276,7 +276,7 @@ impl Compiler<'_, '_> {
     fn dismiss(&self, task: &BuiltTask, script: &mut Script) {
         if let Some(joined) = self.joined {
             script.set_what("process tree");
-            script.arrive(joined);
+            script.arrive(joined, self.tree.tasks.len() as u32);
             reap(&self.births[task.index].helpers, script);
         }
     }
@@ -285,7 +285,7 @@ impl Compiler<'_, '_> {
     fn await_tracer(&self, task: &BuiltTask, script: &mut Script) {
         if let Some(restraint) = self.restraint.as_ref().filter(|r| r.tasks.contains(&task.index)) {
             script.set_what("restore");
-            script.arrive(restraint.ready);
+            script.arrive(restraint.ready, restraint.threads);
             script.wait(restraint.traced, 1);
         }
     }
@@ -338,7 +338,7 @@ impl Compiler<'_, '_> {
         let living = |task: &&BuiltTask| !matches!(task.life, Life::Zombie(_));
         let all: usize = self.tree.tasks.iter().filter(living).map(|task| 1 + task.threads.len()).sum();
         script.set_what("restore");
-        script.arrive(self.state);
+        script.arrive(self.state, all as u32);
         script.wait(self.state, all as u32);
         Ok(())
     }
