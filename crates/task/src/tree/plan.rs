@@ -196,7 +196,7 @@ impl Planner<'_> {
                 }
                 Some(_) => {}
                 // 0: outside of the pid namespace.
-                None if [0, root.pgid].contains(&group) && sid == root.sid => {}
+                None if outer.is_none() && [0, root.pgid].contains(&group) && sid == root.sid => {}
                 None if Some(group) == outer && sid == root.sid => {}
                 None if group == 0 => {
                     return refuse(
