@@ -15,8 +15,10 @@ use std::sync::Mutex;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
-/// What one worker holds at a time: small enough to stay in a processor's cache between read and write.
-const BUFFER: usize = 1 << 20;
+/// Bytes read and written at once. Not more: a write of a mebibyte makes the page cache take folios of that
+/// size, which come from memory that was never used; in a virtual machine that took five times as long as
+/// writes of this size, whose folios are recycled ones (measured with dd, 1 GiB: 2,400 against 460 ms).
+const BUFFER: usize = 256 << 10;
 /// What one worker takes of a large image at a time.
 const UNIT: u64 = 16 << 20;
 /// From this size on, an image is filled by all workers together.
