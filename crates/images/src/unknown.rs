@@ -2,12 +2,12 @@
 //!
 //! When it decodes, prost drops the former and makes the latter up. A checkpoint that lost a field would
 //! restore wrongly and silently, so every entry that is read goes through this walk first. It compares the
-//! wire bytes with a small table (message → field number → kind) built once, and allocates nothing while
-//! all is well.
+//! wire bytes with a small static table (message → field number → kind), and allocates nothing while all is
+//! well.
 
-use std::{collections::HashMap, fmt, sync::LazyLock};
+use std::{fmt, sync::LazyLock};
 
-use prost_reflect::{Cardinality, DescriptorPool, Kind};
+use prost_reflect::DescriptorPool;
 
 /// A field that the messages of this version do not have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,41 +60,15 @@ enum Field {
 }
 
 struct Layout {
-    name: String,
-    fields: Vec<Field>,
+    name: &'static str,
+    /// By field number.
+    fields: &'static [Field],
     /// Required fields: bit N for field number N.
     required: u128,
 }
 
-struct Table {
-    names: HashMap<String, usize>,
-    messages: Vec<Layout>,
-}
-
-static TABLE: LazyLock<Table> = LazyLock::new(|| {
-    let all: Vec<_> = descriptors().all_messages().collect();
-    let names: HashMap<String, usize> =
-        all.iter().enumerate().map(|(index, message)| (message.full_name().to_owned(), index)).collect();
-    let messages = all
-        .iter()
-        .map(|message| {
-            let last = message.fields().map(|field| field.number()).max();
-            let mut fields = vec![Field::Unknown; last.unwrap_or(0) as usize + 1];
-            let mut required = 0;
-            for field in message.fields() {
-                fields[field.number() as usize] = match field.kind() {
-                    Kind::Message(inner) => Field::Message(names[inner.full_name()]),
-                    _ => Field::Scalar,
-                };
-                if field.cardinality() == Cardinality::Required {
-                    required |= bit(field.number());
-                }
-            }
-            Layout { name: message.full_name().to_owned(), fields, required }
-        })
-        .collect();
-    Table { names, messages }
-});
+/// Sorted by name; the build script makes it from the descriptors.
+static MESSAGES: &[Layout] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
 /// Messages nest a few levels; prost refuses beyond 100.
 const MAX_DEPTH: u32 = 100;
@@ -102,7 +76,7 @@ const MAX_DEPTH: u32 = 100;
 impl Shape {
     /// The shape of the message with this protobuf name, such as `core_entry`.
     pub fn of(message: &str) -> Option<Shape> {
-        TABLE.names.get(message).copied().map(Shape)
+        MESSAGES.binary_search_by_key(&message, |layout| layout.name).ok().map(Shape)
     }
 
     /// Adds each field of `bytes` that is not known to `found`, once, however often it occurs.
@@ -127,7 +101,7 @@ fn walk(
     depth: u32,
     found: &mut Vec<UnknownField>,
 ) -> Result<(), MissingField> {
-    let layout = &TABLE.messages[message];
+    let layout = &MESSAGES[message];
     let mut missing = layout.required;
     while !bytes.is_empty() {
         let Some((number, content)) = next_field(&mut bytes) else {
@@ -140,7 +114,7 @@ fn walk(
             }
             (Some(Field::Message(_) | Field::Scalar), _) => {}
             (Some(Field::Unknown) | None, _) => {
-                let field = UnknownField { message: layout.name.clone(), number };
+                let field = UnknownField { message: layout.name.to_owned(), number };
                 if !found.contains(&field) {
                     found.push(field);
                 }
@@ -148,7 +122,7 @@ fn walk(
         }
     }
     if missing != 0 {
-        return Err(MissingField { message: layout.name.clone(), number: missing.trailing_zeros() });
+        return Err(MissingField { message: layout.name.to_owned(), number: missing.trailing_zeros() });
     }
     Ok(())
 }
@@ -231,7 +205,7 @@ mod tests {
     fn all_required_fields_fit_the_mask() {
         for message in descriptors().all_messages() {
             for field in message.fields() {
-                assert!(field.cardinality() != Cardinality::Required || field.number() < 128);
+                assert!(field.cardinality() != prost_reflect::Cardinality::Required || field.number() < 128);
             }
         }
     }
