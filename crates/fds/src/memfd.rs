@@ -2,29 +2,26 @@
 
 use crate::named::{Named, NamedKind};
 use crate::sys;
-use criu_images::pagemap::{self, PAGE_SIZE, PRESENT, Pagemap};
 use criu_images::proto::{self, MemfdFileEntry, MemfdInodeEntry};
 use criu_images::{Image, Record, RecordSet, Store, StoreExt};
 use criu_resource::{BoxError, Descriptor};
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::fstat;
-use nix::unistd::{Whence, lseek};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::LazyLock;
+
+mod pages;
 
 const PREFIX: &[u8] = b"/memfd:";
 const DELETED: &[u8] = b" (deleted)";
 /// Pages images of memory files are numbered from here on, out of the way of those of tasks.
 const FIRST_PAGES_ID: u32 = 1 << 30;
-/// How much is read at once, in bytes.
-const PIECE: u64 = 1 << 20;
 
 /// A memory file that cannot be stored or made again.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +39,19 @@ pub enum MemfdError {
     /// The images lack its contents.
     #[error("memfd.img has no inode {0}")]
     NoInode(u32),
-    /// Huge pages cannot be written like a file.
-    #[error("memfd {0:?} is made of huge pages, which is not supported yet")]
-    HugeTlb(String),
+    /// The kernel has too few huge pages.
+    #[error(
+        "memfd {name:?} needs {bytes} bytes in huge pages of {page}; free some, or raise \
+         /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10
+    )]
+    HugePages {
+        /// The name it was created with.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// The size of a page.
+        page: u64,
+    },
     /// The images are damaged.
     #[error(transparent)]
     Image(#[from] criu_images::Error),
@@ -120,7 +127,7 @@ impl MemfdInodes {
             if entry.size > 0 {
                 let io = |source| MemfdError::Io { name: entry.name.clone(), call: "read", source };
                 let pages_id = FIRST_PAGES_ID + number as u32;
-                store_pages(&File::from(file), &entry, pages_id, store, &io)?;
+                pages::store(&File::from(file), &entry, pages_id, store, &io)?;
             }
             records.push(Record::new(Image::MemfdInode, 0, &entry));
         }
@@ -155,43 +162,6 @@ fn inode(d: &Descriptor<'_>, id: u32) -> Result<(MemfdInodeEntry, OwnedFd), Memf
         name,
     };
     Ok((entry, file))
-}
-
-/// Stores the parts of the file that are not holes, page by page.
-fn store_pages(
-    file: &File,
-    entry: &MemfdInodeEntry,
-    pages_id: u32,
-    store: &dyn Store,
-    failed: &dyn Fn(io::Error) -> MemfdError,
-) -> Result<(), MemfdError> {
-    let mut map = Pagemap { pages_id, entries: Vec::new() };
-    let mut writer = store.create(&Image::Pages.file_name(pages_id.into()))?;
-    let mut position = 0;
-    let mut buffer = Vec::new();
-    while position < entry.size {
-        let begin = match lseek(file, position as i64, Whence::SeekData) {
-            Ok(begin) => begin as u64 / PAGE_SIZE * PAGE_SIZE,
-            Err(Errno::ENXIO) => break,
-            Err(errno) => return Err(failed(errno.into())),
-        };
-        let end =
-            lseek(file, begin.max(position) as i64, Whence::SeekHole).map_err(|e| failed(e.into()))? as u64;
-        let end = end.next_multiple_of(PAGE_SIZE);
-        map.entries.push(pagemap::entry(begin, (end - begin) / PAGE_SIZE, PRESENT));
-        for offset in (begin..end).step_by(PIECE as usize) {
-            // What lies behind the end of the file, in its last page, is zero.
-            buffer.clear();
-            buffer.resize(PIECE.min(end - offset) as usize, 0);
-            let inside = PIECE.min(entry.size.saturating_sub(offset)).min(end - offset) as usize;
-            file.read_exact_at(&mut buffer[..inside], offset).map_err(failed)?;
-            writer.write_all(&buffer).map_err(|e| criu_images::Error::io("pages", "write", e))?;
-        }
-        position = end;
-    }
-    writer.finish()?;
-    map.write(store, Image::ShmemPagemap, entry.shmid.into())?;
-    Ok(())
 }
 
 /// The memory files of a restore.
@@ -269,9 +239,6 @@ impl Inodes {
 
 fn make(entry: &MemfdInodeEntry, store: &dyn Store) -> Result<OwnedFd, MemfdError> {
     let io = |call| move |source: io::Error| MemfdError::Io { name: entry.name.clone(), call, source };
-    if entry.hugetlb_flag() != 0 && entry.size > 0 {
-        return Err(MemfdError::HugeTlb(entry.name.clone()));
-    }
     let mut flags = libc::MFD_CLOEXEC | entry.hugetlb_flag();
     if entry.seals != libc::F_SEAL_SEAL as u32 {
         flags |= libc::MFD_ALLOW_SEALING;
@@ -280,38 +247,11 @@ fn make(entry: &MemfdInodeEntry, store: &dyn Store) -> Result<OwnedFd, MemfdErro
     let file = File::from(sys::memfd_create(&name, flags).map_err(|e| io("memfd_create")(e.into()))?);
     file.set_len(entry.size).map_err(io("ftruncate"))?;
     if entry.size > 0 {
-        load_pages(&file, entry, store).map_err(|error| match error {
-            MemfdError::Io { source, .. } => io("write")(source),
-            other => other,
-        })?;
+        pages::load(&file, entry, store)?;
     }
     std::os::unix::fs::fchown(&file, Some(entry.uid), Some(entry.gid)).map_err(io("fchown"))?;
     if let Some(mode) = entry.mode {
         file.set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(io("fchmod"))?;
     }
     Ok(file.into())
-}
-
-fn load_pages(file: &File, entry: &MemfdInodeEntry, store: &dyn Store) -> Result<(), MemfdError> {
-    let map = Pagemap::read(store, Image::ShmemPagemap, entry.shmid.into())?;
-    let name = Image::Pages.file_name(map.pages_id.into());
-    let mut pages = store.open(&name)?;
-    let mut buffer = Vec::new();
-    for extent in map.extents() {
-        let Some(from) = extent.offset else { continue };
-        let end = extent.range.end.min(entry.size);
-        for offset in (extent.range.start..end).step_by(PIECE as usize) {
-            buffer.resize(PIECE.min(end - offset) as usize, 0);
-            pages
-                .seek(SeekFrom::Start(from + offset - extent.range.start))
-                .and_then(|_| pages.read_exact(&mut buffer))
-                .map_err(|source| criu_images::Error::io(&name, "read", source))?;
-            file.write_all_at(&buffer, offset).map_err(|source| MemfdError::Io {
-                name: String::new(),
-                call: "write",
-                source,
-            })?;
-        }
-    }
-    Ok(())
 }
