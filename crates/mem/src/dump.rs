@@ -159,8 +159,13 @@ impl Files<'_> {
         let name = format!("map_files/{:x}-{:x}", entry.start, entry.end);
         let file = proc.open_file(name.as_str(), OFlag::O_PATH)?;
         let mode = nix::sys::stat::fstat(&file)?;
-        let is_zero = mode.st_mode & libc::S_IFMT == libc::S_IFCHR && mode.st_rdev == libc::makedev(1, 5);
-        if mode.st_mode & libc::S_IFMT != libc::S_IFREG && !is_zero {
+        let fits = match mode.st_mode & libc::S_IFMT {
+            libc::S_IFREG => true,
+            libc::S_IFCHR => mode.st_rdev == libc::makedev(1, 5), // /dev/zero
+            libc::S_IFSOCK => status::any(entry, status::SOCKET),
+            _ => false,
+        };
+        if !fits {
             let place = Place { pid, start: entry.start, end: entry.end };
             let what = format!("a mapping of {}, which is no regular file", key.path.display());
             return Err(Error::Unsupported { place, what }.into());

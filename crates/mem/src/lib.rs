@@ -50,7 +50,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Who knows the files that are mapped, and the executables.
+/// Who knows the files that are mapped, packet sockets among them, and the executables.
 pub trait MappedFiles: Send + Sync {
     /// Dump: the id under which `files.img` knows a file of task `pid`. `file` is any descriptor of it
     /// (O_PATH, but readable for a memfd), `link` its name in procfs.

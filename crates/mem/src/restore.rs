@@ -233,7 +233,6 @@ fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
         end = area.end;
         let refused = [
             (status::SYSVIPC, "System V shared memory"),
-            (status::SOCKET, "the ring of a packet socket"),
             (status::SHSTK, "a shadow stack"),
             (status::PLUGIN, "a device's memory, dumped by a plugin"),
         ];
@@ -244,8 +243,8 @@ fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
         if status::any(area, status::AIORING) {
             continue;
         }
-        let kinds = status::ANON_PRIVATE | status::ANON_SHARED | status::FILE_PRIVATE | status::FILE_SHARED;
-        if !status::any(area, kinds) {
+        let anonymous = status::ANON_PRIVATE | status::ANON_SHARED;
+        if !status::any(area, anonymous | status::FILE_PRIVATE | status::FILE_SHARED | status::SOCKET) {
             let what = format!("an area of no known kind (status {:#x})", area.status);
             return Err(Error::Unsupported { place, what });
         }

@@ -20,7 +20,7 @@ pub const ANON_SHARED: u32 = 1 << 8;
 pub const ANON_PRIVATE: u32 = 1 << 9;
 /// System V shared memory.
 pub const SYSVIPC: u32 = 1 << 10;
-/// The ring of a packet socket.
+/// The rings of a packet socket, which the socket makes: they are mapped, and have no content here.
 pub const SOCKET: u32 = 1 << 11;
 /// The vDSO's data.
 pub const VVAR: u32 = 1 << 12;

@@ -155,8 +155,15 @@ fn file(vma: &Vma, shmem: (u32, u32), entry: &mut VmaEntry) -> Result<Option<Fil
         entry.status = status::AIORING;
         return Ok(None);
     }
-    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:") {
+    if name.starts_with(b"anon_inode:") {
         return Err(format!("a mapping of {}", vma.name.display()));
+    }
+    if name.starts_with(b"socket:") {
+        if vma.offset != 0 {
+            return Err(format!("a part of the ring of {}", vma.name.display()));
+        }
+        entry.status = status::REGULAR | status::SOCKET;
+        return Ok(Some(FileKey { device: vma.device, inode: vma.inode, path: vma.name.clone() }));
     }
     entry.status = status::REGULAR;
     let internal = vma.device == shmem;

@@ -41,6 +41,8 @@ struct State {
     /// Entries beside those of descriptors: mappings, working directories, fifos' names.
     entries: Vec<proto::FileEntry>,
     known: HashMap<(u64, u64, PathBuf), u32>,
+    /// Packet sockets, whose rings can be mapped: inode → id.
+    rings: HashMap<u64, u32>,
     pending: Vec<(u32, Observed, OwnedFd)>,
     ghosts: ghost::Ghosts,
     links: names::LinkRemaps,
@@ -60,6 +62,13 @@ struct Planned {
     /// (id, flags) → number of criu-rs.
     numbers: BTreeMap<(u32, u32), i32>,
     seats: Option<Seats>,
+}
+
+impl Planned {
+    /// Whether it is the id of a file that can be opened once more.
+    fn is_file(&self, id: u32) -> bool {
+        self.regular.contains_key(&id) || self.memfd.contains_key(&id)
+    }
 }
 
 impl Files {
@@ -95,11 +104,17 @@ impl Files {
     /// whether its name still leads to it is looked at when the table's dump finishes.
     ///
     /// # Errors
-    /// Those of fstat(2) and dup(2).
+    /// Those of fstat(2) and dup(2); a socket that is no packet socket of the tree.
     pub fn mapped(&self, pid: i32, file: BorrowedFd<'_>, link: &Path) -> Result<u32, BoxError> {
         let stat = fstat(file)?;
         let key = (stat.st_dev, stat.st_ino, link.to_owned());
         let mut state = self.state();
+        if stat.st_mode & libc::S_IFMT == libc::S_IFSOCK {
+            let text = || {
+                format!("pid {pid} maps {}, which is no packet socket that the tree has open", link.display())
+            };
+            return Ok(*state.rings.get(&stat.st_ino).ok_or_else(text)?);
+        }
         if let Some(&id) = state.known.get(&key) {
             return Ok(id);
         }
@@ -121,6 +136,11 @@ impl Files {
         state.pending.push((id, seen, file.try_clone_to_owned()?));
         state.known.insert(key, id);
         Ok(id)
+    }
+
+    /// Dump: takes note of a packet socket.
+    pub(crate) fn has_rings(&self, inode: u64, id: u32) {
+        self.state().rings.insert(inode, id);
     }
 
     /// Dump: the entries of what [`Files::mapped`] took note of.
@@ -222,11 +242,18 @@ impl Files {
         Ok(number)
     }
 
-    /// Restore: opens what [`Files::number_of`] was asked for.
-    pub(crate) fn place(&self, store: &dyn Store, place: &mut dyn Place) -> Result<(), BoxError> {
+    /// Restore: opens what [`Files::number_of`] was asked for. `fd_of` finds descriptions that are open already,
+    /// for which sockets are taken.
+    pub(crate) fn place(
+        &self,
+        store: &dyn Store,
+        fd_of: &dyn Fn(u32) -> Option<OwnedFd>,
+        place: &mut dyn Place,
+    ) -> Result<(), BoxError> {
         let numbers = std::mem::take(&mut self.state().planned.numbers);
         for ((id, flags), number) in numbers {
-            let fd = self.open(store, id, Some(flags))?;
+            let socket = fd_of(id).filter(|_| !self.state().planned.is_file(id));
+            let fd = socket.map_or_else(|| self.open(store, id, Some(flags)), Ok)?;
             let mut state = self.state();
             let seats = state.planned.seats.as_mut().ok_or("no number was reserved")?;
             seats.place(place, number, fd, true)?;

@@ -219,6 +219,9 @@ impl Scan<'_> {
     fn add(&mut self, task: usize, observed: Observed, fd: OwnedFd, hold: bool) -> Result<(), TableError> {
         let id = self.table.files.next_id();
         let kind = self.kind(&observed.view(fd.as_fd(), id))?;
+        if self.table.kinds[kind].types().contains(&proto::FdTypes::Packetsk) {
+            self.table.files.has_rings(observed.stat.st_ino, id);
+        }
         self.by_id.insert(id, self.seen.len());
         self.seen.push(Seen { id, kind, task, observed, held: hold.then_some(fd) });
         Ok(())

@@ -322,7 +322,7 @@ impl TreeRestore for Restore<'_> {
                 .map_err(|error| -> BoxError { format!("{}: {error}", kind.name()).into() })?;
         }
         let files = &self.table.files;
-        files.place(self.context.store, place)?;
+        files.place(self.context.store, &fd_of, place)?;
         files.opened()?;
         for file in self.files.iter().filter(|file| !file.late) {
             if let Some(fd) = open.remove(&file.entry.id) {

@@ -102,6 +102,15 @@ fn what_cannot_be_restored_is_refused_by_name() {
 }
 
 #[test]
+fn rings_of_packet_sockets() {
+    let ring = one("1000-9000 rw-s 00000000 00:08 77   socket:[77]", "rd wr sh mr mw me ms mm");
+    assert_eq!((ring.entry.status, ring.entry.flags), (REGULAR | SOCKET, MAP_SHARED));
+    assert_eq!(ring.file.unwrap().inode, 77);
+    let part = refusal("1000-9000 rw-s 00001000 00:08 77   socket:[77]", "rd wr sh");
+    assert!(part.contains("a part of the ring of socket:[77]"), "{part}");
+}
+
+#[test]
 fn huge_pages_and_io_contexts() {
     let own = one("200000-400000 rw-p 00000000 00:0e 5   /anon_hugepage (deleted)", "rd wr mr mw me ht");
     assert_eq!((own.entry.status, own.file), (REGULAR | ANON_PRIVATE, None));
