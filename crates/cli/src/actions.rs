@@ -3,24 +3,36 @@
 use crate::{convert, resources::Catalog, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
-use criu_engine::{DumpStats, Hooks, Restored};
-use criu_images::{Image, StoreExt, magic};
-use criu_resource::Options as Pipeline;
+use criu_engine::{Action, DumpStats, Hooks, Restored};
+use criu_images::{Image, StoreExt, magic, proto};
+use criu_resource::{BoxError, Options as Pipeline};
+use criu_tty::OrphanMaster;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Dumps the tree below `--tree`, to which the client at the other end of the socket `service` may belong.
+/// Who wants a dump or restore, beside the options: an RPC client.
+#[derive(Clone, Default)]
+pub struct Caller {
+    /// The inode of our end of the connection to a client that may belong to the dumped tree.
+    pub socket: Option<u64>,
+    /// Takes the master of a terminal whose master is outside of the tree.
+    pub orphans: Option<Arc<dyn OrphanMaster>>,
+}
+
+/// Dumps the tree below `--tree`.
 pub fn dump(
     options: &Options,
-    service: Option<u64>,
+    caller: &Caller,
     place: &Workplace,
     hooks: &mut dyn Hooks,
 ) -> Result<DumpStats> {
     let store = place.new_images()?;
-    let catalog = Catalog::new();
-    let pipeline = Pipeline { service_socket: service, ..convert::pipeline(options) };
+    let catalog = Catalog::new(caller.orphans.clone());
+    let pipeline = Pipeline { service_socket: caller.socket, ..convert::pipeline(options) };
     let root = root(options)?;
     let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
     catalog.split_pages(&mut stats.counts);
-    place.statistics()?.write_image(Image::Stats, magic::STATS_DUMP, &[stats.entry()])?;
+    keep_statistics(place, magic::STATS_DUMP, stats.entry());
     tracing::info!("dump: done");
     Ok(stats)
 }
@@ -33,17 +45,22 @@ pub fn root(options: &Options) -> Result<i32> {
 }
 
 /// Restores what `--images-dir` holds; writes statistics and the pid file.
-pub fn restore(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> Result<Restored> {
+pub fn restore(
+    options: &Options,
+    caller: &Caller,
+    place: &Workplace,
+    hooks: &mut dyn Hooks,
+) -> Result<Restored> {
     let store = place.images()?;
-    let catalog = Catalog::new();
+    let catalog = Catalog::new(caller.orphans.clone());
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     let (pipeline, timeout) = (convert::pipeline(options), convert::timeout(options));
-    let restored =
-        catalog.with(|lists| criu_engine::restore(&pipeline, lists, &park, &store, timeout, hooks))?;
-    place.statistics()?.write_image(Image::Stats, magic::STATS_RESTORE, &[restored.stats.entry()])?;
-    if let Some(path) = &options.pidfile {
-        place.write_pidfile(path, restored.root)?;
-    }
+    let path = options.pidfile.as_ref().map(|path| place.work.join(path));
+    let mut hooks = WithPidfile { hooks, path, written: false };
+    let restored = catalog
+        .with(|lists| criu_engine::restore(&pipeline, lists, &park, &store, timeout, &mut hooks))
+        .inspect_err(|_| hooks.forget())?;
+    keep_statistics(place, magic::STATS_RESTORE, restored.stats.entry());
     tracing::info!("restore: done, root pid {}", restored.root);
     Ok(restored)
 }
@@ -51,7 +68,7 @@ pub fn restore(options: &Options, place: &Workplace, hooks: &mut dyn Hooks) -> R
 /// The scripts of a restore in words.
 pub fn dry_run(options: &Options, place: &Workplace) -> Result<String> {
     let store = place.images()?;
-    let catalog = Catalog::new();
+    let catalog = Catalog::new(None);
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     let pipeline = convert::pipeline(options);
     Ok(catalog.with(|lists| criu_engine::restore::dry_run(&pipeline, lists, &park, &store))?)
@@ -63,5 +80,47 @@ pub fn rescue(root: i32) {
         Ok(true) => tracing::warn!("net: the killed dump's network lock is removed"),
         Ok(false) => {}
         Err(error) => tracing::error!("net: connections of the tree may stay locked: {error}"),
+    }
+}
+
+/// What is done is done: without its statistics it is worth as much.
+fn keep_statistics(place: &Workplace, magic: u64, entry: proto::StatsEntry) {
+    let written =
+        place.statistics().and_then(|store| Ok(store.write_image(Image::Stats, magic, &[entry])?));
+    if let Err(error) = written {
+        tracing::warn!("statistics: {error:#}");
+    }
+}
+
+/// Writes the pid file as soon as all tasks are there, so that those who are told of later stages can read it.
+struct WithPidfile<'a> {
+    hooks: &'a mut dyn Hooks,
+    path: Option<PathBuf>,
+    written: bool,
+}
+
+impl WithPidfile<'_> {
+    /// Undoes it.
+    fn forget(&self) {
+        if let Some(path) = self.path.as_ref().filter(|_| self.written) {
+            let _ = std::fs::remove_file(path); // the error that led here is the one to report
+        }
+    }
+}
+
+impl Hooks for WithPidfile<'_> {
+    fn notify(&mut self, action: Action, root: Option<i32>) -> Result<(), BoxError> {
+        self.hooks.notify(action, root)?;
+        if let (Action::PostRestore, Some(path), Some(root)) = (action, &self.path, root) {
+            // For containers' sake without a line end.
+            std::fs::write(path, root.to_string())
+                .map_err(|error| format!("--pidfile {}: {error}", path.display()))?;
+            self.written = true;
+        }
+        Ok(())
+    }
+
+    fn cancelled(&self) -> bool {
+        self.hooks.cancelled()
     }
 }

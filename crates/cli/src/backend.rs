@@ -1,9 +1,14 @@
 //! What the RPC asks for, carried out as the command line would.
 
-use crate::{actions, log, one_line, workplace::Workplace};
+use crate::actions::{self, Caller};
+use crate::{log, one_line, workplace::Workplace};
 use criu_engine::Hooks;
 use criu_kernel::features::Feature;
-use criu_rpc::{Backend, Failure, Features, Job, PageServer};
+use criu_resource::BoxError;
+use criu_rpc::{Backend, Client, Failure, Features, Job, PageServer};
+use criu_tty::OrphanMaster;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// The command line's functions, for RPC clients.
 pub struct CommandLine;
@@ -19,9 +24,7 @@ impl Backend for CommandLine {
     }
 
     fn dump(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<(), Failure> {
-        actions::dump(job.options(), job.client.socket_inode(), &place(job)?, hooks)
-            .map(drop)
-            .map_err(failure)
+        actions::dump(job.options(), &caller(job), &place(job)?, hooks).map(drop).map_err(failure)
     }
 
     fn pre_dump(&self, _: &Job, _: &mut dyn Hooks) -> Result<(), Failure> {
@@ -33,7 +36,7 @@ impl Backend for CommandLine {
     }
 
     fn restore(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<i32, Failure> {
-        let restored = actions::restore(job.options(), &place(job)?, hooks).map_err(failure)?;
+        let restored = actions::restore(job.options(), &caller(job), &place(job)?, hooks).map_err(failure)?;
         Ok(restored.root)
     }
 
@@ -62,6 +65,20 @@ impl Backend for CommandLine {
     fn features(&self) -> Features {
         // What this version can do, which is less than what the kernel can.
         Features { mem_track: false, lazy_pages: false, pidfd_store: Feature::PidfdGetfd.is_available() }
+    }
+}
+
+fn caller(job: &Job) -> Caller {
+    let orphans = || Arc::new(Console(job.client.clone())) as Arc<dyn OrphanMaster>;
+    Caller { socket: job.client.socket_inode(), orphans: job.orphan_pts_master.then(orphans) }
+}
+
+/// A client that provides the other end of a container's console.
+struct Console(Client);
+
+impl OrphanMaster for Console {
+    fn take(&self, _: u32, master: OwnedFd) -> Result<(), BoxError> {
+        Ok(self.0.send_orphan_pts_master(master.as_fd())?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `criu-rs dump`.
 
-use crate::{actions, log, workplace::Workplace};
+use crate::actions::{self, Caller};
+use crate::{log, workplace::Workplace};
 use anyhow::Result;
 use criu_config::Options;
 use criu_engine::guard;
@@ -26,7 +27,7 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
 
 fn work(options: &Options, place: &Workplace) -> Result<()> {
     let mut hooks = place.hooks(options)?;
-    let stats = actions::dump(options, None, place, &mut hooks)?;
+    let stats = actions::dump(options, &Caller::default(), place, &mut hooks)?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{stats}")?;
     }

@@ -8,7 +8,7 @@ use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
 use criu_resource::{BoxError, FileKind, RestoreContext};
-use criu_tty::Terminals;
+use criu_tty::{OrphanMaster, Terminals};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,10 +44,10 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// A fresh one.
-    pub fn new() -> Catalog {
+    /// A fresh one. `orphans` takes the masters of terminals that the tree has only slaves of.
+    pub fn new(orphans: Option<Arc<dyn OrphanMaster>>) -> Catalog {
         let files = Arc::new(Files::new());
-        let terminals = Terminals::new();
+        let terminals = orphans.map_or_else(Terminals::new, Terminals::with_orphans);
         Catalog {
             memory: Memory::new(Mapped(files.clone())),
             table: Table::new(kinds(&files, &terminals), files),

@@ -1,6 +1,7 @@
 //! `criu-rs restore`.
 
-use crate::{actions, workplace::Workplace};
+use crate::actions::{self, Caller};
+use crate::workplace::Workplace;
 use anyhow::{Context, Result};
 use criu_config::Options;
 use nix::errno::Errno;
@@ -17,7 +18,7 @@ pub fn run(options: &Options, place: &Workplace, command: &[OsString]) -> Result
         return Ok(0);
     }
     let mut hooks = place.hooks(options)?;
-    let restored = actions::restore(options, place, &mut hooks)?;
+    let restored = actions::restore(options, &Caller::default(), place, &mut hooks)?;
     if options.display_stats {
         writeln!(std::io::stdout(), "{}", restored.stats)?;
     }

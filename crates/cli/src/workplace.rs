@@ -56,10 +56,4 @@ impl Workplace {
         let images = File::open(&self.images).context("--images-dir")?;
         Ok(ScriptHooks::new(options.action_script.clone(), images.as_fd(), self.work.clone())?)
     }
-
-    /// Writes a pid file, for containers' sake without a line end.
-    pub fn write_pidfile(&self, path: &Path, pid: i32) -> Result<()> {
-        let path = self.work.join(path);
-        std::fs::write(&path, pid.to_string()).with_context(|| format!("--pidfile {}", path.display()))
-    }
 }

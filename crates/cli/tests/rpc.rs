@@ -6,14 +6,19 @@ use anyhow::{Context, Result, ensure};
 use criu_images::prost::Message;
 use criu_images::proto::{CriuOpts, CriuReq, CriuReqType as Kind, CriuResp};
 use criu_testkit::{Sandbox, Target, criu};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+};
 use rust_criu::Criu;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{IoSliceMut, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// What a program started again is to do, in its environment.
 const ROLE: &str = "CRIU_RPC_ROLE";
@@ -27,6 +32,7 @@ fn role() {
         "dump" => dump(),
         "restore" => restore(),
         "runtime" => runtime(),
+        "console" => console(),
         _ => Err(anyhow::anyhow!("no such role")),
     };
     if let Err(error) = result {
@@ -112,9 +118,7 @@ fn dump() -> Result<()> {
     });
     criu.dump()?;
     let stages = noted();
-    for stage in ["pre-dump", "network-lock", "post-dump"] {
-        ensure!(stages.iter().any(|told| told == stage), "{stage} is not in {stages:?}");
-    }
+    ensure!(stages == ["query-ext-files", "pre-dump", "network-lock", "post-dump"], "{stages:?}");
     Ok(())
 }
 
@@ -127,13 +131,24 @@ fn restore() -> Result<()> {
     criu.set_rst_sibling(true);
     criu.set_notify_scripts(true);
     criu.set_notify_cb(|stage, notify, _| {
-        STAGES.lock().unwrap().push(format!("{stage} {}", notify.pid()));
+        let pid = notify.has_pid().then(|| format!(" {}", notify.pid()));
+        STAGES.lock().unwrap().push(stage.to_owned() + &pid.unwrap_or_default());
         0
     });
     criu.restore()?;
     let pid = variable("PID")?;
-    let (stages, told) = (noted(), format!("post-restore {pid}"));
-    ensure!(stages.contains(&told), "{told} is not in {stages:?}");
+    let stages = noted();
+    let (first, others) = stages.split_first().context("no stage")?;
+    ensure!(first == "pre-restore", "{stages:?}");
+    let names = [
+        "setup-namespaces",
+        "post-setup-namespaces",
+        "post-restore",
+        "network-unlock",
+        "pre-resume",
+        "post-resume",
+    ];
+    ensure!(others == names.map(|name| format!("{name} {pid}")), "{stages:?}");
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let parent = format!("PPid:\t{}\n", std::process::id());
     ensure!(status.contains(&parent), "with rst_sibling the root is not the client's child: {status}");
@@ -215,6 +230,75 @@ fn runtime() -> Result<()> {
     Ok(())
 }
 
+/// A container whose console's master its runtime holds: dumped with the session on it, restored on a new one.
+#[test]
+fn a_runtime_gets_the_other_end_of_the_console() {
+    let sandbox = Sandbox::new().unwrap();
+    let images = sandbox.folder("images").unwrap();
+    let mut job = Target::on_terminal(&sandbox, &["shell_job"]).unwrap();
+    // The tree is the shell and its job: a session with a terminal, but not with the terminal's master.
+    let found = sandbox.run(["sed", "-n", "s/^PPid:\t//p", &format!("/proc/{}/status", job.pid)]).unwrap();
+    let shell = found.stdout.trim();
+    let variables = [("PID", shell.into()), ("IMAGES", images.clone().into_os_string())];
+    std::thread::scope(|scope| {
+        let checked = scope.spawn(move || {
+            wait_for(&images.join("restored"))?;
+            let verdict = job.check();
+            fs::write(images.join("checked"), "")?;
+            verdict
+        });
+        play(&sandbox, "console", &variables);
+        checked.join().unwrap().unwrap();
+    });
+}
+
+fn console() -> Result<()> {
+    let (path, images) = images()?;
+    let pid = variable("PID")?.parse()?;
+    let request = |kind: Kind, orphan: bool| CriuReq {
+        r#type: kind.into(),
+        opts: Some(CriuOpts {
+            images_dir_fd: images.as_raw_fd(),
+            pid: Some(pid),
+            log_level: Some(4),
+            log_file: Some(if kind == Kind::Dump { "dump.log" } else { "restore.log" }.into()),
+            notify_scripts: Some(true),
+            orphan_pts_master: Some(orphan),
+            ..CriuOpts::default()
+        }),
+        ..CriuReq::default()
+    };
+    let refused = Runtime::start()?.ask(&request(Kind::Dump, false), true)?;
+    ensure!(!refused.success && refused.cr_errmsg().contains("master"), "{refused:?}");
+    let dumped = Runtime::start()?.ask(&request(Kind::Dump, true), true)?;
+    ensure!(dumped.success, "{dumped:?}");
+
+    let mut runtime = Runtime::start()?;
+    let restored = runtime.ask(&request(Kind::Restore, true), true)?;
+    ensure!(restored.success, "{restored:?}");
+    ensure!(runtime.stages[..2] == ["pre-restore", "orphan-pts-master"], "{:?}", runtime.stages);
+    let mut master = runtime.received.take().context("no master")?;
+    fs::write(path.join("restored"), "")?;
+    let (mut screen, mut buffer) = (String::new(), [0; 256]);
+    while !screen.contains("the job writes") {
+        let mut wanted = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        ensure!(poll(&mut wanted, 20_000_u16)? == 1, "the job is silent: {screen:?}");
+        let length = master.read(&mut buffer)?;
+        screen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    // Without its master the terminal would hang up.
+    wait_for(&path.join("checked"))
+}
+
+fn wait_for(path: &Path) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !path.exists() {
+        ensure!(Instant::now() < end, "{} does not come", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 fn log_has(images: &Path, name: &str, text: &str) -> Result<bool> {
     Ok(fs::read_to_string(images.join(name)).with_context(|| name.to_owned())?.contains(text))
 }
@@ -224,6 +308,8 @@ struct Runtime {
     socket: OwnedFd,
     swrk: Child,
     stages: Vec<String>,
+    /// The last descriptor that came with a stage.
+    received: Option<File>,
 }
 
 impl Runtime {
@@ -231,7 +317,7 @@ impl Runtime {
         let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let swrk = Command::new(criu()).args(["swrk", "0"]).stdin(Stdio::from(theirs)).spawn()?;
-        Ok(Runtime { socket, swrk, stages: Vec::new() })
+        Ok(Runtime { socket, swrk, stages: Vec::new(), received: None })
     }
 
     /// Sends a request, agrees with every stage or with none, and gives the answer.
@@ -239,7 +325,7 @@ impl Runtime {
         self.send(request)?;
         loop {
             let mut buffer = vec![0; 4096];
-            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            let length = self.receive(&mut buffer)?;
             ensure!(length > 0, "swrk hung up after the stages {:?}", self.stages);
             let reply = CriuResp::decode(&buffer[..length])?;
             if reply.r#type() != Kind::Notify {
@@ -250,6 +336,20 @@ impl Runtime {
             let kind = Kind::Notify.into();
             self.send(&CriuReq { r#type: kind, notify_success: Some(agree), ..CriuReq::default() })?;
         }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut control = nix::cmsg_space!([i32; 1]);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let packet = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        for message in packet.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = message {
+                // SAFETY: the kernel made this descriptor just now, for us alone.
+                self.received = Some(unsafe { File::from_raw_fd(fds[0]) });
+            }
+        }
+        Ok(packet.bytes)
     }
 
     fn send(&self, request: &CriuReq) -> Result<()> {

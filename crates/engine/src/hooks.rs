@@ -8,7 +8,7 @@ use criu_resource::BoxError;
 pub enum Action {
     /// Before anything is frozen.
     PreDump,
-    /// The images are complete, the tree is still frozen.
+    /// The images are complete, the inventory among them; the tree is still frozen.
     PostDump,
     /// Before any task is created.
     PreRestore,
@@ -16,16 +16,18 @@ pub enum Action {
     PostRestore,
     /// Connections are about to be locked.
     NetworkLock,
-    /// Connections are about to be unlocked.
+    /// Connections are about to be unlocked; in a dump also when it has failed.
     NetworkUnlock,
-    /// Namespaces are about to be filled.
+    /// The root task is there; its namespaces may be filled.
     SetupNamespaces,
     /// Namespaces are ready.
     PostSetupNamespaces,
     /// The tasks are about to run.
     PreResume,
-    /// The tasks run.
+    /// The tasks run. Nothing can be undone any more.
     PostResume,
+    /// A server waits for its clients.
+    StatusReady,
 }
 
 impl Action {
@@ -42,14 +44,20 @@ impl Action {
             Action::PostSetupNamespaces => "post-setup-namespaces",
             Action::PreResume => "pre-resume",
             Action::PostResume => "post-resume",
+            Action::StatusReady => "status-ready",
         }
+    }
+
+    /// Whether it tells of what is over, so that nobody can prevent it and everybody has to know.
+    pub fn is_news(self) -> bool {
+        matches!(self, Action::NetworkUnlock | Action::PostResume)
     }
 }
 
 /// Takes part in a dump or restore.
 pub trait Hooks {
-    /// Called at each stage; an error fails the action and undoes it. `root` is the root task's pid, once
-    /// there is one.
+    /// Called at each stage; an error fails the action and undoes it, where that is still possible. `root` is the
+    /// root task's pid, once there is one.
     fn notify(&mut self, action: Action, root: Option<i32>) -> Result<(), BoxError>;
     /// Asked between steps: whether to stop and undo everything.
     fn cancelled(&self) -> bool;
@@ -73,4 +81,11 @@ pub(crate) fn notify(hooks: &mut dyn Hooks, action: Action, root: Option<i32>) -
         return Err(Error::Cancelled);
     }
     hooks.notify(action, root).map_err(|source| Error::Hook { action: action.name(), source })
+}
+
+/// Tells of something that no error can change.
+pub(crate) fn inform(hooks: &mut dyn Hooks, action: Action, root: Option<i32>) {
+    if let Err(error) = hooks.notify(action, root) {
+        tracing::warn!("{}: {error}; this changes nothing", action.name());
+    }
 }

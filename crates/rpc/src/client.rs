@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use nix::sys::stat::fstat;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The largest request that is read: thousands of times what clients send.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
@@ -25,7 +25,7 @@ const LOOK_UP: u16 = 200;
 /// A connected client. Clones share the connection; who writes must be the one whose turn it is.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: Rc<OwnedFd>,
+    socket: Arc<OwnedFd>,
     peer: Peer,
     notified: bool,
 }
@@ -44,7 +44,7 @@ pub(crate) enum NoRequest {
 impl Client {
     pub(crate) fn new(socket: OwnedFd) -> Result<Client, Errno> {
         let peer = Peer::of(socket.as_fd())?;
-        Ok(Client { socket: Rc::new(socket), peer, notified: false })
+        Ok(Client { socket: Arc::new(socket), peer, notified: false })
     }
 
     pub(crate) fn notified(&self, on: bool) -> Client {

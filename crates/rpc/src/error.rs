@@ -36,6 +36,12 @@ pub enum Error {
         /// The system's word.
         source: io::Error,
     },
+    /// Whoever waits for a server to be ready could not be told.
+    #[error("status-ready: {source}")]
+    Stage {
+        /// Its word.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A system call failed.
     #[error("{call}: {source}")]
     System {

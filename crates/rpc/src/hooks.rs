@@ -35,13 +35,18 @@ impl Hooks for ClientHooks {
     }
 }
 
-/// Several hooks, told in order. The first that fails ends the action.
+/// Several hooks, told in order. The first that fails ends the action; of what is over ([`Action::is_news`]) all
+/// are told.
 #[derive(Default)]
 pub struct HookChain<'a>(pub Vec<Box<dyn Hooks + 'a>>);
 
 impl Hooks for HookChain<'_> {
     fn notify(&mut self, action: Action, root: Option<i32>) -> Result<(), BoxError> {
-        self.0.iter_mut().try_for_each(|hooks| hooks.notify(action, root))
+        let told = self.0.iter_mut().map(|hooks| hooks.notify(action, root));
+        match action.is_news() {
+            true => told.collect::<Vec<_>>().into_iter().collect(),
+            false => told.collect(), // which ends at the first error
+        }
     }
 
     fn cancelled(&self) -> bool {
@@ -68,12 +73,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_ends_at_the_first_error() {
+    fn a_chain_ends_at_the_first_error_but_for_news() {
         let notes = RefCell::new(Vec::new());
         let link = |number, fails| Box::new(Note(&notes, number, fails)) as Box<dyn Hooks>;
         let mut chain = HookChain(vec![link(1, false), link(2, true), link(3, false)]);
         assert!(chain.notify(Action::PreDump, None).is_err());
         assert!(chain.cancelled());
         assert_eq!(*notes.borrow(), [1, 2]);
+        assert!(chain.notify(Action::NetworkUnlock, None).is_err());
+        assert_eq!(*notes.borrow(), [1, 2, 1, 2, 3], "what is locked must be unlocked by all");
     }
 }

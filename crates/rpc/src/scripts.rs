@@ -40,17 +40,13 @@ impl ScriptHooks {
         Ok(ScriptHooks { scripts, images: images.try_clone_to_owned()?, work })
     }
 
-    /// Runs all scripts for the stage of this name: one that has no [`Action`], such as `status-ready`, too.
-    ///
-    /// # Errors
-    /// A script failed.
-    pub fn run(&self, stage: &str, root: Option<i32>) -> Result<(), Error> {
+    fn run(&self, stage: &str, root: Option<i32>) -> Result<(), Error> {
         let results: Vec<_> = self.scripts.iter().map(|script| self.run_one(script, stage, root)).collect();
         results.into_iter().collect()
     }
 
     fn run_one(&self, script: &str, stage: &str, root: Option<i32>) -> Result<(), Error> {
-        let failed = |how: String| Error { script: script.into(), stage: stage.into(), how };
+        let failed = |how: String| Error { script: script.into(), how };
         let images = format!("/proc/{}/fd/{}", std::process::id(), self.images.as_raw_fd());
         // A file, not a pipe: what a script leaves running may keep it open.
         let output = memfd_create("action-script", MFdFlags::MFD_CLOEXEC)
@@ -77,14 +73,12 @@ impl ScriptHooks {
     }
 }
 
-/// An action script that failed.
+/// An action script that failed. Whoever has called it names the stage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("action script {script}, stage {stage}: {how}")]
+#[error("action script {script} {how}")]
 pub struct Error {
     /// The script.
     pub script: String,
-    /// The stage.
-    pub stage: String,
     /// How it failed.
     pub how: String,
 }

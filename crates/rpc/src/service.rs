@@ -1,7 +1,7 @@
 //! The service: listens on a socket, serves each client in a process of its own.
 
 use crate::requests::Session;
-use crate::{Backend, Client, Error, serve::serve};
+use crate::{Backend, Client, Error, ScriptHooks, serve::serve, tell_ready};
 use criu_config::{Options, Sources};
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -19,7 +19,8 @@ use std::time::Duration;
 const DEFAULT_ADDRESS: &str = "criu_service.socket";
 
 /// Serves clients at `--address` (default: criu_service.socket in the work directory) for ever. With `--daemon`
-/// it goes to the background once it listens; then it writes `--pidfile` and a zero byte to `--status-fd`.
+/// it goes to the background once it listens; then it writes `--pidfile`, runs the action scripts for the stage
+/// status-ready and writes a zero byte to `--status-fd`.
 ///
 /// Anybody may connect. A client that is neither root nor the user who started the service is served by a
 /// process that has taken on the client's own ids. `sources` are the layers below the requests; the service's
@@ -32,6 +33,7 @@ const DEFAULT_ADDRESS: &str = "criu_service.socket";
 pub fn service(options: &Options, sources: &Sources, backend: &dyn Backend) -> Result<Infallible, Error> {
     let work = options.work_dir();
     let address = work.join(options.address.as_deref().unwrap_or(DEFAULT_ADDRESS));
+    let mut scripts = scripts(options)?;
     let listener = listen_at(&address)?;
     tracing::info!("rpc: listening at {}", address.display());
     backend.flush_log();
@@ -41,9 +43,7 @@ pub fn service(options: &Options, sources: &Sources, backend: &dyn Backend) -> R
     if let Some(file) = &options.pidfile {
         write_pidfile(&work.join(file))?;
     }
-    if let Some(fd) = options.status_fd {
-        tell_ready(fd)?;
-    }
+    tell_ready(&mut scripts, options.status_fd)?;
     // Nobody asks for the end of those who serve: the kernel reaps them.
     handle_children(SigHandler::SigIgn)?;
     let mut sources = sources.clone();
@@ -120,11 +120,12 @@ fn write_pidfile(path: &Path) -> Result<(), Error> {
     write().map_err(|source| Error::File { option: "--pidfile", path: path.into(), source })
 }
 
-fn tell_ready(fd: i32) -> Result<(), Error> {
-    // SAFETY: whoever started the service gave it this descriptor, by --status-fd, for this one use.
-    let mut status = unsafe { File::from_raw_fd(fd) };
-    let path = format!("{fd}").into();
-    status.write_all(&[0]).map_err(|source| Error::File { option: "--status-fd", path, source })
+/// The service's own action scripts, for its only stage, status-ready.
+fn scripts(options: &Options) -> Result<ScriptHooks, Error> {
+    let images = options.images_dir();
+    let failed = |source| Error::File { option: "--images-dir", path: options.images_dir(), source };
+    let images = File::open(images).map_err(failed)?;
+    ScriptHooks::new(options.action_script.clone(), images.as_fd(), options.work_dir()).map_err(failed)
 }
 
 fn handle_children(handler: SigHandler) -> Result<(), Error> {

@@ -40,8 +40,11 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
     (
         "action-script",
         "The script finds the stage in CRTOOLS_SCRIPT_ACTION: pre-dump, post-dump, pre-restore, post-restore, \
-         network-lock, network-unlock, setup-namespaces, post-setup-namespaces, pre-resume, post-resume. \
-         CRTOOLS_IMAGE_DIR names the images and CRTOOLS_INIT_PID the root task. A script that fails fails the action.",
+         network-lock, network-unlock, setup-namespaces, post-setup-namespaces, pre-resume, post-resume; of a server \
+         status-ready. CRTOOLS_IMAGE_DIR names the images and CRTOOLS_INIT_PID, from the moment when there is one, \
+         the root task. A script that fails fails the action, which is undone; at post-resume it is too late for \
+         that, and the log warns. Every dump and restore has all its stages, also those of namespaces for a tree that \
+         has none of its own.",
     ),
     (
         "tcp-established",

@@ -77,7 +77,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("cpu-cap", Kind::CpuCap, Group::Tasks, "CPU checks: cpu fpu ins all none")
         .value("CAPS").default("fpu,ins").implied("all").on(CPU).rpc(&["cpu_cap"]),
     Opt::new("action-script", TEXTS, Group::Tasks, "Run this script at every stage")
-        .value("FILE").on(TREES),
+        .value("FILE").on(&[Dump, PreDump, Restore, PageServer, LazyPages, Service]),
     flag("dry-run", Group::Tasks, "Check, print the scripts, change nothing")
         .no().on(&[Restore]),
     flag("unprivileged", Group::Tasks, "Accept the limits of running without root")

@@ -7,7 +7,7 @@ pub(crate) mod write;
 
 pub(crate) use write as state;
 
-use crate::hooks::{Action, Hooks, notify};
+use crate::hooks::{Action, Hooks, inform, notify};
 use crate::{DumpStats, Error, Resources, Result};
 use criu_images::{RecordSet, Store};
 use criu_kernel::pidfd;
@@ -23,8 +23,8 @@ use std::time::Instant;
 
 /// Dumps the process tree below `root` into `store`.
 ///
-/// Until the inventory, the last image, is written, every failure leaves the tree running as before and
-/// removes the images again. When this process dies, the tree runs on.
+/// Until the inventory, the last image, is written and the hooks agree, every failure leaves the tree running as
+/// before and removes the images again. When this process dies, the tree runs on.
 pub fn dump(
     root: i32,
     options: &Options,
@@ -46,7 +46,16 @@ pub fn dump(
         (true, _) => Fate::Run,
         _ => Fate::Kill,
     };
-    write_images(&mut stopped, options, resources, &scratch, hooks, fate, &mut stats)?;
+    let written = notify(hooks, Action::NetworkLock, Some(root))
+        .and_then(|()| write_images(&mut stopped, options, resources, &scratch, hooks, fate, &mut stats));
+    match (written, fate) {
+        (Ok(()), Fate::Kill) => {}
+        (Ok(()), _) => notify(hooks, Action::NetworkUnlock, Some(root))?,
+        (Err(error), _) => {
+            inform(hooks, Action::NetworkUnlock, Some(root));
+            return Err(error);
+        }
+    }
     stats.counts.pages_written = scratch.pages()?;
     scratch.keep();
     let_go(stopped, fate)?;
@@ -65,8 +74,6 @@ fn write_images(
 ) -> Result<()> {
     let mut tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
     leave_sequences(&mut tree, &mut stopped.seized, resources)?;
-    let root = Some(tree.tasks[0].pid);
-    notify(hooks, Action::NetworkLock, root)?;
     let context = DumpContext { options, store };
     let mut parts = Vec::with_capacity(resources.tree.len());
     for part in resources.tree {
@@ -95,13 +102,15 @@ fn write_images(
     }
     stats.memory = memory.elapsed();
     write::write(store, &tree, images, &shared)?;
-    notify(hooks, Action::PostDump, root)?;
-    write::commit(store, tree.tasks[0].pid, options)?;
+    let root = tree.tasks[0].pid;
+    write::commit(store, root, options)?;
+    // Whoever carries the images away at this stage needs all of them.
+    if let Err(error) = notify(hooks, Action::PostDump, Some(root)) {
+        criu_images::inventory::revoke(store)?;
+        return Err(error);
+    }
     for (name, part) in parts {
         part.commit(fate).map_err(Error::resource(name))?;
-    }
-    if fate != Fate::Kill {
-        notify(hooks, Action::NetworkUnlock, root)?;
     }
     Ok(())
 }

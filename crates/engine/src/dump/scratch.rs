@@ -35,7 +35,8 @@ impl<'a> Scratch<'a> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        for name in self.names().iter() {
+        // The inventory first: nothing is to be taken for a checkpoint meanwhile.
+        for name in self.names().iter().rev() {
             let _ = self.store.remove(name); // the dump's own error is the one to report
         }
     }

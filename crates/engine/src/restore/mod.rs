@@ -7,7 +7,7 @@ mod read;
 mod run;
 mod space;
 
-use crate::hooks::{Action, Hooks, notify};
+use crate::hooks::{Action, Hooks, inform, notify};
 use crate::{Error, Resources, RestoreStats, Result, steps};
 use compile::{Part, Program};
 use criu_images::Store;
@@ -52,7 +52,8 @@ pub fn restore(
     let (space, program) = plan(&tree, resources, &context, park, &mut parts)?;
     tracing::info!("restore: {} tasks, {} threads compiled", tree.tasks.len(), program.jobs.len());
 
-    notify(hooks, Action::PreRestore, Some(root))?;
+    // Whoever has the root's pid now is not the root.
+    notify(hooks, Action::PreRestore, None)?;
     let mut placed = Placed::default();
     for (name, part) in &mut parts {
         part.prepare(&mut placed).map_err(Error::resource(name))?;
@@ -60,15 +61,20 @@ pub fn restore(
     let forking = Instant::now();
     let mut run = run_scripts(&tree, &program, options.restore_sibling, timeout)?;
     let forking = forking.elapsed();
+    // Not before all pids of the tree are taken: a script would find one of them free for itself.
+    notify(hooks, Action::SetupNamespaces, Some(root))?;
+    notify(hooks, Action::PostSetupNamespaces, Some(root))?;
     let complete = run.take_over(resources.registers, &space)?;
     notify(hooks, Action::PostRestore, Some(root))?;
     notify(hooks, Action::NetworkUnlock, Some(root))?;
+    notify(hooks, Action::PreResume, Some(root))?;
+    // From here on peers hear from the tree, and its end would be a word to them.
     for (name, part) in &mut parts {
         part.finish().map_err(Error::resource(name))?;
     }
-    notify(hooks, Action::PreResume, Some(root))?;
     complete.resume(options.leave_stopped)?;
     let stats = RestoreStats { forking, restore: start.elapsed() };
+    inform(hooks, Action::PostResume, Some(root));
     Ok(Restored { root, stats })
 }
 

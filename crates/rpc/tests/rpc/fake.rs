@@ -33,8 +33,11 @@ pub fn swrk() -> i32 {
 
 /// Says that it is ready on descriptor 2.
 pub fn service() -> i32 {
+    let dir = PathBuf::from(std::env::var_os(crate::DIR).unwrap());
+    let script = dir.join("ready.sh");
     let options = Options {
-        work_dir: std::env::var_os(crate::DIR).map(PathBuf::from),
+        action_script: if script.exists() { vec![script.display().to_string()] } else { Vec::new() },
+        work_dir: Some(dir),
         status_fd: Some(2),
         pidfile: Some("service.pid".into()),
         ..Options::default()

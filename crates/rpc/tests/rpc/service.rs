@@ -24,7 +24,10 @@ struct Service {
 
 impl Service {
     fn start() -> Service {
-        let dir = TempDir::new().unwrap();
+        Service::start_in(TempDir::new().unwrap())
+    }
+
+    fn start_in(dir: TempDir) -> Service {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let mut process = again("service", dir.path()).stderr(Stdio::piped()).spawn().unwrap();
         let mut byte = [1];
@@ -55,6 +58,18 @@ fn clients_are_served_side_by_side() {
     assert!(idle.ask(&request(Kind::Version, None)).success);
     let mode = fs::metadata(service.address()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o666);
+}
+
+#[test]
+fn its_action_scripts_are_told_that_it_is_ready() {
+    let dir = TempDir::new().unwrap();
+    let script = dir.path().join("ready.sh");
+    fs::write(&script, "#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION > told\ntest -S criu_service.socket\n")
+        .unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let service = Service::start_in(dir);
+    assert_eq!(fs::read_to_string(service.dir.path().join("told")).unwrap(), "status-ready\n");
+    service.serves();
 }
 
 #[test]
