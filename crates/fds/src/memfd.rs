@@ -22,6 +22,8 @@ const PREFIX: &[u8] = b"/memfd:";
 const DELETED: &[u8] = b" (deleted)";
 /// Pages images of memory files are numbered from here on, out of the way of those of tasks.
 const FIRST_PAGES_ID: u32 = 1 << 30;
+/// The same goes for their lists of pages.
+const FIRST_SHMID: u32 = 1 << 31;
 
 /// A memory file that cannot be stored or made again.
 #[derive(Debug, thiserror::Error)]
@@ -153,8 +155,8 @@ fn inode(d: &Descriptor<'_>, id: u32) -> Result<(MemfdInodeEntry, OwnedFd), Memf
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: stat.st_size as u64,
-        // The name of the image with its pages. The kernel numbers these inodes with 32 bits first.
-        shmid: d.ino as u32,
+        // The name of the image with its pages, apart from those of other shared memory.
+        shmid: FIRST_SHMID | id,
         seals: seals as u32,
         inode_id: id.into(),
         hugetlb_flag,

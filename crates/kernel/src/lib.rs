@@ -31,6 +31,7 @@ pub mod rseq;
 pub mod sched;
 pub mod sockdiag;
 pub mod sockopt;
+pub mod sysvipc;
 pub mod tcp_repair;
 
 pub use error::{ProcError, ProcResult};

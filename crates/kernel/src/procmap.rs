@@ -70,7 +70,8 @@ impl Vma {
 
     /// Whether a file, also an unlinked or shared memory one, is behind it.
     pub fn is_file(&self) -> bool {
-        self.inode != 0
+        // The first System V segment has the inode 0.
+        self.inode != 0 || self.device != (0, 0)
     }
 
     /// The name between brackets of a mapping without a file: `heap`, `stack`, `vdso`, `vvar`,

@@ -4,12 +4,14 @@ use crate::error::{Error, Place};
 use crate::mm::{self, Question};
 use crate::pages::{self, Job, Run, Source};
 use crate::vma::{Area, FileKey};
-use crate::{Memory, aio, scan, shmem, status};
-use criu_images::proto::{MmEntry, VmaEntry};
+use crate::{Memory, aio, scan, shmem, status, sysv};
+use criu_images::proto::{IpcShmEntry, MmEntry, VmaEntry};
 use criu_images::{Image, Record, RecordSet};
 use criu_kernel::proc::ProcDir;
 use criu_kernel::{Pid, kcmp};
-use criu_resource::{Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, TreeDump};
+use criu_resource::{
+    Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, OWN_IPC_NAMESPACE, TreeDump,
+};
 use criu_script::Script;
 use nix::fcntl::OFlag;
 use std::collections::HashMap;
@@ -36,6 +38,7 @@ pub(crate) struct Dump<'t> {
     /// Asked for when a task is: by then every resource has started its dump.
     files: Mutex<Files<'t>>,
     shared: Vec<shmem::Object>,
+    segments: Vec<IpcShmEntry>,
 }
 
 impl<'t> Dump<'t> {
@@ -52,6 +55,8 @@ impl<'t> Dump<'t> {
             &mut scanned.iter_mut().map(|task| (task.pid, &mut task.areas)).collect::<Vec<_>>(),
             shmem,
         )?;
+        let segments =
+            sysv::segments(&mut scanned.iter_mut().map(|task| &mut task.areas).collect::<Vec<_>>())?;
         for task in &mut scanned {
             task.find_shared();
         }
@@ -63,7 +68,7 @@ impl<'t> Dump<'t> {
             }
         }
         let files = Mutex::new(Files { memory, known: HashMap::new() });
-        Ok(Dump { context, memory, tasks, files, shared: objects.finish()? })
+        Ok(Dump { context, memory, tasks, files, shared: objects.finish()?, segments })
     }
 }
 
@@ -194,7 +199,9 @@ impl TreeDump for Dump<'_> {
         }))
     }
 
-    fn finish(&mut self, _: &mut RecordSet) -> Result<(), BoxError> {
+    fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
+        let namespace = OWN_IPC_NAMESPACE.into();
+        records.extend(self.segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
         let mut jobs = Vec::new();
         let mut ids = self.memory.pages_ids();
         let mut tasks: Vec<_> = self.tasks.values_mut().collect();

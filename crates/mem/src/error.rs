@@ -72,6 +72,16 @@ pub enum Error {
         /// The system's word.
         source: io::Error,
     },
+    /// A System V segment that cannot be dumped or restored.
+    #[error("System V shared memory segment {id} (key {key:#x}): {reason}")]
+    Segment {
+        /// Its id.
+        id: i32,
+        /// Its key; 0 for none.
+        key: u32,
+        /// Why not.
+        reason: String,
+    },
     /// Writing pages failed.
     #[error("{image}: write: {source}{}", full(.source))]
     Write {

@@ -11,6 +11,7 @@
 //! | [`pages`] | the transfer of pages to images |
 //! | `read` | reading them, from outside |
 //! | [`shmem`] | shared anonymous memory |
+//! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
 //! | [`cow`] | what a child is to share with its parent, as after fork |
@@ -32,6 +33,7 @@ pub mod pages;
 pub mod scan;
 pub mod shmem;
 pub mod status;
+pub mod sysv;
 pub mod vdso;
 pub mod vma;
 

@@ -281,7 +281,8 @@ pub fn data_runs(file: BorrowedFd<'_>, size: u64) -> std::io::Result<Vec<Run>> {
             Err(nix::errno::Errno::ENXIO) => break,
             Err(errno) => return Err(errno.into()),
         };
-        at = seek(start, libc::SEEK_HOLE)?.min(size);
+        // An object need not end with a page.
+        at = seek(start, libc::SEEK_HOLE)?.next_multiple_of(PAGE).min(size);
         if start < at {
             runs.push(Run { start, end: at, readable: true });
         }

@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
             Reader::Shared { shmid, file } => {
                 for run in runs {
                     let (part, rest) = buffer.split_at_mut(run.len() as usize);
-                    file.read_exact_at(part, run.start).map_err(|source| Error::Shared {
+                    read_object(file, part, run.start).map_err(|source| Error::Shared {
                         shmid: *shmid,
                         call: "pread",
                         source,
@@ -88,6 +88,23 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Reads a part of a file; what lies behind its end is zero.
+fn read_object(file: &File, mut part: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !part.is_empty() {
+        match file.read_at(part, offset)? {
+            0 => {
+                part.fill(0);
+                break;
+            }
+            done => {
+                part = &mut part[done..];
+                offset += done as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether no page of the run is shared with another task, as far as the kernel tells.

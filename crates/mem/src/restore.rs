@@ -5,6 +5,7 @@ use crate::cow::{self, Shared};
 use crate::error::Error;
 use crate::layout::{self, Piece};
 use crate::seat::Seat;
+use crate::sysv::{self, Segments};
 use crate::{Memory, mm, shmem, status, vdso};
 use criu_images::pagemap::Pagemap;
 use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
@@ -44,6 +45,7 @@ pub(crate) struct Plan<'t> {
     tasks: Vec<Option<Task>>,
     parents: Vec<Option<usize>>,
     shared: shmem::Restored,
+    segments: Segments,
     /// Where /dev/null is open for writing.
     null: Option<Seat>,
 }
@@ -62,7 +64,11 @@ impl<'t> Plan<'t> {
         let tasks = tree.tasks.iter().map(read).collect::<Result<Vec<_>, BoxError>>()?;
         let parents = tree.tasks.iter().map(|task| task.parent).collect();
         let shared = shmem::Restored::default();
-        let mut plan = Plan { memory, context, tasks, parents, shared, null: None };
+        let areas = tasks.iter().flatten().flat_map(|task: &Task| &task.areas);
+        let ids = tree.tasks.iter().find_map(|task| task.ids.as_ref());
+        let namespace = ids.map_or(0, |ids| ids.ipc_ns_id());
+        let segments = Segments::read(context.store, namespace, areas)?;
+        let mut plan = Plan { memory, context, tasks, parents, shared, segments, null: None };
         plan.share()?;
         for area in plan.tasks.iter().flatten().flat_map(|task| &task.areas) {
             if shmem::is_mapping(area) {
@@ -231,11 +237,8 @@ fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
             continue;
         }
         end = area.end;
-        let refused = [
-            (status::SYSVIPC, "System V shared memory"),
-            (status::SHSTK, "a shadow stack"),
-            (status::PLUGIN, "a device's memory, dumped by a plugin"),
-        ];
+        let refused =
+            [(status::SHSTK, "a shadow stack"), (status::PLUGIN, "a device's memory, dumped by a plugin")];
         let refused = refused.iter().find(|(bit, _)| status::any(area, *bit)).map(|(_, what)| *what);
         if let Some(what) = refused {
             return Err(Error::Unsupported { place, what: what.to_owned() });
@@ -280,14 +283,18 @@ impl Plan<'_> {
 
     /// Maps and fills the areas of one time that are not there already.
     fn emit_areas(&mut self, index: usize, early: bool, script: &mut Script) -> Result<(), BoxError> {
-        let Plan { memory, context, tasks, shared, .. } = self;
+        let Plan { memory, context, tasks, shared, segments, .. } = self;
         let Some(task) = &mut tasks[index] else { return Ok(()) };
         let mut fd_of = |area: &VmaEntry| match shmem::is_mapping(area) {
             true => shared.number_of(area.shmid, context),
             false => memory.files.number_of(context, file_id(area)?, open_flags(area)),
         };
+        if !early {
+            segments.attach_steps(&task.areas, script);
+        }
         let has_content = |area: usize| task.has_content[area];
-        layout::map_steps(task.areas_of(early, false), &has_content, &mut fd_of, script)?;
+        let mapped = task.areas_of(early, false).filter(|(_, area)| !sysv::is_segment(area));
+        layout::map_steps(mapped, &has_content, &mut fd_of, script)?;
         let all: Vec<&VmaEntry> = task.areas_of(early, true).map(|(_, area)| area).collect();
         layout::early_advice_steps(&all, script);
         let mut wanted = vec![false; task.areas.len()];
@@ -360,8 +367,9 @@ impl TreeRestore for Plan<'_> {
             0 => (area.start, area.end),
             _ => (area.start.saturating_sub(STACK_GAP), area.end),
         };
-        let mut all: Vec<(u64, u64)> =
-            self.tasks.iter().flatten().flat_map(|task| task.areas.iter().map(area)).collect();
+        let tasks = || self.tasks.iter().flatten();
+        let mut all: Vec<(u64, u64)> = tasks().flat_map(|task| task.areas.iter().map(area)).collect();
+        all.extend(tasks().flat_map(|task| self.segments.ranges(&task.areas)));
         all.sort_unstable();
         all.dedup_by(|next, last| {
             let joins = next.0 <= last.1;
@@ -378,11 +386,11 @@ impl TreeRestore for Plan<'_> {
         for seat in pages.chain(self.null.take()) {
             seat.settle(place)?;
         }
+        self.segments.prepare(self.context.store)?;
         self.shared.prepare(self.context.store, place)
     }
 
     fn finish(&mut self) -> Result<(), BoxError> {
-        // Scripts did it all.
-        Ok(())
+        Ok(self.segments.finish()?)
     }
 }

@@ -10,7 +10,7 @@ use criu_images::{Image, Store};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::{BoxError, Place, RestoreContext};
-use nix::fcntl::OFlag;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::stat::fstat;
 use std::collections::{HashMap, HashSet};
@@ -41,7 +41,7 @@ pub fn device() -> std::io::Result<(u32, u32)> {
 /// # Errors
 /// Those of reading `/proc/PID/fd`.
 pub fn as_files(tasks: &mut [(i32, &mut Vec<Area>)], device: (u32, u32)) -> Result<(), BoxError> {
-    let is_object = |area: &Area| status::is(&area.entry, status::ANON_SHARED);
+    let is_object = |area: &Area| is_mapping(&area.entry);
     let huge = |area: &Area| area.entry.flags & status::MAP_HUGETLB != 0;
     let mut open: HashSet<u64> = HashSet::new();
     for (pid, areas) in tasks.iter() {
@@ -91,7 +91,11 @@ pub struct Mapping {
 
 impl From<&VmaEntry> for Mapping {
     fn from(entry: &VmaEntry) -> Self {
-        let reach = entry.pgoff.saturating_add(entry.end - entry.start);
+        // Of a segment all is kept, attached or not.
+        let reach = match status::any(entry, status::SYSVIPC) {
+            true => u64::MAX,
+            false => entry.pgoff.saturating_add(entry.end - entry.start),
+        };
         Mapping { shmid: entry.shmid, start: entry.start, end: entry.end, reach }
     }
 }
@@ -196,8 +200,8 @@ impl Restored {
     }
 }
 
-/// A new object, like those behind `mmap(MAP_SHARED | MAP_ANONYMOUS)`: it shows as `/dev/zero (deleted)`.
-struct Created {
+/// An object that criu-rs has mapped as a whole.
+pub(crate) struct Created {
     file: File,
     /// A mapping of it all.
     start: NonNull<libc::c_void>,
@@ -206,6 +210,7 @@ struct Created {
 }
 
 impl Created {
+    /// A new one, like those behind `mmap(MAP_SHARED | MAP_ANONYMOUS)`: it shows as `/dev/zero (deleted)`.
     fn new(shmid: u64, size: u64, flags: MapFlags) -> Result<Created, Error> {
         let failed = |call| move |source: std::io::Error| Error::Shared { shmid, call, source };
         let len = usize::try_from(size.next_multiple_of(crate::pages::PAGE))
@@ -216,20 +221,31 @@ impl Created {
         // SAFETY: a new mapping at an address of the kernel's choice; nothing accesses it.
         let start = unsafe { mmap_anonymous(None, len, prot, flags) }
             .map_err(|errno| failed("mmap")(errno.into()))?;
+        Created::open(shmid, start, len.get(), flags.bits() as u32 & status::MAP_HUGETLB != 0)
+    }
+
+    /// The one behind a mapping that is nobody else's: it is unmapped with this value, or when that fails.
+    pub(crate) fn open(
+        shmid: u64,
+        start: NonNull<libc::c_void>,
+        len: usize,
+        huge: bool,
+    ) -> Result<Created, Error> {
         let address = start.as_ptr() as u64;
-        let path = format!("/proc/self/map_files/{address:x}-{:x}", address + len.get() as u64);
+        let path = format!("/proc/self/map_files/{address:x}-{:x}", address + len as u64);
         match File::options().read(true).write(true).open(path) {
-            Ok(file) => Ok(Created {
-                file,
-                start,
-                len: len.get(),
-                huge: flags.bits() as u32 & status::MAP_HUGETLB != 0,
-            }),
-            Err(error) => {
-                unmap(start, len.get());
-                Err(failed("open(/proc/self/map_files)")(error))
+            Ok(file) => Ok(Created { file, start, len, huge }),
+            Err(source) => {
+                unmap(start, len);
+                Err(Error::Shared { shmid, call: "open(/proc/self/map_files)", source })
             }
         }
+    }
+
+    /// Forgets its content.
+    pub(crate) fn clear(&self) -> std::io::Result<()> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(&self.file, mode, 0, self.len as i64)?)
     }
 
     /// Where to write its content: a file, and an offset to add. Huge pages cannot be written as a file.
@@ -248,11 +264,12 @@ impl Drop for Created {
 }
 
 fn unmap(start: NonNull<libc::c_void>, len: usize) {
-    // SAFETY: a mapping made by `Created::new`, which nothing points into. It cannot fail.
+    // SAFETY: the mapping of a `Created`, which nothing points into. It cannot fail.
     let _ = unsafe { munmap(start, len) };
 }
 
-fn fill(
+/// Writes its content from the images.
+pub(crate) fn fill(
     store: &dyn Store,
     shmid: u64,
     size: u64,

@@ -74,6 +74,11 @@ const HUGE_SHIFT: u32 = 26;
 /// The bits of `vma_entry.flags` that name the size of huge pages, as mmap(2) has it.
 pub const HUGE_SIZE: u32 = 0x3f << HUGE_SHIFT;
 
+/// The size of pages, in bytes, that such bits name.
+pub fn page_of(bits: u32) -> u64 {
+    1 << ((bits & HUGE_SIZE) >> HUGE_SHIFT)
+}
+
 /// Bits of `vma_entry.flags` for huge pages of `size` bytes.
 pub fn huge_size(size: u64) -> u32 {
     MAP_HUGETLB | size.trailing_zeros() << HUGE_SHIFT

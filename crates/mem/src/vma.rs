@@ -168,8 +168,15 @@ fn file(vma: &Vma, shmem: (u32, u32), entry: &mut VmaEntry) -> Result<Option<Fil
     entry.status = status::REGULAR;
     let internal = vma.device == shmem;
     let huge = vma.flags.is_some_and(|flags| flags.contains(VmFlags::HUGETLB));
+    let writable = vma.shared && vma.flags.is_some_and(|flags| flags.contains(VmFlags::MAY_WRITE));
+    let access = Some(if writable { libc::O_RDWR } else { libc::O_RDONLY } as u32);
     if (internal || huge) && name.starts_with(b"/SYSV") {
-        return Err(format!("System V shared memory ({})", vma.name.display()));
+        entry.status |= status::ANON_SHARED | status::SYSVIPC;
+        entry.flags |= MAP_ANONYMOUS | if huge { status::MAP_HUGETLB } else { 0 };
+        // Its inode has the number of the segment.
+        entry.shmid = vma.inode;
+        entry.fdflags = access;
+        return Ok(None);
     }
     if huge && name.starts_with(b"/anon_hugepage") {
         entry.flags |= MAP_ANONYMOUS | status::MAP_HUGETLB;
@@ -197,8 +204,7 @@ fn file(vma: &Vma, shmem: (u32, u32), entry: &mut VmaEntry) -> Result<Option<Fil
         entry.flags |= status::MAP_HUGETLB;
     }
     entry.status |= if vma.shared { status::FILE_SHARED } else { status::FILE_PRIVATE };
-    let writable = vma.shared && vma.flags.is_some_and(|flags| flags.contains(VmFlags::MAY_WRITE));
-    entry.fdflags = Some(if writable { libc::O_RDWR } else { libc::O_RDONLY } as u32);
+    entry.fdflags = access;
     Ok(Some(FileKey { device: vma.device, inode: vma.inode, path: vma.name.clone() }))
 }
 

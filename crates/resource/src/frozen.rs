@@ -68,6 +68,9 @@ pub struct FrozenTree<'a> {
     pub tasks: Vec<FrozenTask<'a>>,
 }
 
+/// How the images number the IPC namespace that criu-rs and the tree have in common.
+pub const OWN_IPC_NAMESPACE: u32 = 3;
+
 /// What every resource may look at during a dump.
 pub struct DumpContext<'a> {
     /// Switches.

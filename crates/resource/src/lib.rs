@@ -19,7 +19,9 @@ pub mod state;
 
 pub use built::{BuiltTask, BuiltTree, Numbers, Place, RestoreContext, Stage};
 pub use file::{Descriptor, FileDump, FileKind, FileRestore, Slot};
-pub use frozen::{DumpContext, Fate, FrozenTask, FrozenThread, FrozenTree, Life, TaskImages};
+pub use frozen::{
+    DumpContext, Fate, FrozenTask, FrozenThread, FrozenTree, Life, OWN_IPC_NAMESPACE, TaskImages,
+};
 pub use options::{NetworkLock, Options};
 pub use state::{
     Answer, Births, Family, Helper, Registers, TaskState, ThreadAnswer, ThreadRegisters, ThreadState,

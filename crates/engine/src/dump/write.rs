@@ -2,7 +2,7 @@
 
 use crate::Result;
 use criu_images::{Image, RecordSet, Store, StoreExt, proto};
-use criu_resource::{FrozenTask, FrozenTree, Life, NetworkLock, Options, TaskImages};
+use criu_resource::{FrozenTask, FrozenTree, Life, NetworkLock, OWN_IPC_NAMESPACE, Options, TaskImages};
 
 /// `task_state` values of the core image.
 pub(crate) const ALIVE: u32 = 1;
@@ -64,7 +64,7 @@ fn namespaces() -> proto::TaskKobjIdsEntry {
     proto::TaskKobjIdsEntry {
         pid_ns_id: Some(1),
         net_ns_id: Some(2),
-        ipc_ns_id: Some(3),
+        ipc_ns_id: Some(OWN_IPC_NAMESPACE),
         uts_ns_id: Some(4),
         mnt_ns_id: Some(5),
         user_ns_id: Some(6),
