@@ -24,9 +24,9 @@ pub fn must(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// criu-rs as users get it: `$CRIU_BIN`, or built for release.
+/// criu-rs as users get it: `$LIVE_CRIU`, or built for release.
 pub fn criu() -> Result<PathBuf> {
-    match std::env::var_os("CRIU_BIN") {
+    match std::env::var_os("LIVE_CRIU") {
         Some(path) => Ok(path.into()),
         None => build("criu-cli", "criu-rs", true),
     }
@@ -34,7 +34,7 @@ pub fn criu() -> Result<PathBuf> {
 
 /// Builds a binary of the workspace and tells where it lies.
 pub fn build(package: &str, binary: &str, release: bool) -> Result<PathBuf> {
-    let mut command = cargo(&["build", "--quiet", "--package", package, "--bin", binary]);
+    let mut command = cargo(&["build", "--quiet", "--locked", "--package", package, "--bin", binary]);
     if release {
         command.arg("--release");
     }

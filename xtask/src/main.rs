@@ -17,7 +17,9 @@ usage: cargo xtask TASK
   demo                 the founding story, live: a TCP client on a terminal is dumped and restored
   bench [ROW…]         dump, restore and frozen time; beside $CRIU_REFERENCE where given
   tidy                 the floor table of ARCHITECTURE.md and the size of source files
-  install [--as-criu]  criu-rs into cargo's folder of binaries, also under the name criu
+  install [--as-criu] [--prefix DIR]
+                       binary, man page and completions below DIR (/usr/local), itself below $DESTDIR;
+                       also under the name criu
 ";
 
 fn main() -> Result<()> {
@@ -28,8 +30,7 @@ fn main() -> Result<()> {
         ["demo"] => demo::run(),
         ["bench", ref rows @ ..] => bench::run(rows),
         ["tidy"] => tidy::run(),
-        ["install"] => install::run(false),
-        ["install", "--as-criu"] => install::run(true),
+        ["install", ref words @ ..] => install::run(words),
         // The two programs of the demo.
         ["demo-server", port] => demo::programs::server(port),
         ["demo-client", port] => demo::programs::client(port),

@@ -17,7 +17,7 @@ pub fn run() -> Result<()> {
         true => cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
         false => cargo(&["test", "--workspace", "--no-fail-fast"]),
     };
-    must(tests.env("CRIU_FIXTURE", &fixture))?;
+    must(tests.env("LIVE_FIXTURE", &fixture))?;
     if nextest {
         must(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
     }

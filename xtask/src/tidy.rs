@@ -50,7 +50,7 @@ const FLOORS: Floors = &[
         ],
     ),
     ("criu-testkit", &[]),
-    ("xtask", &["criu-testkit"]),
+    ("xtask", &["criu-testkit", "criu-config"]),
 ];
 
 /// For tests, a crate may use these beside its floor's.

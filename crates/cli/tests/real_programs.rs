@@ -1,11 +1,11 @@
 //! Live: programs as people run them, with a client that keeps its connection over dump and restore.
 //!
-//! These tests run only with `CRIU_REAL_PROGRAMS=1`, since they take seconds each and need programs from the
+//! These tests run only with `LIVE_REAL_PROGRAMS=1`, since they take seconds each and need programs from the
 //! distribution: redis-server, nginx, postgresql, python3, nodejs, a JDK, tmux, bash, vim, openssh-server. A test
 //! whose program is missing says so and passes. Nothing is left running: every test has a [`Sandbox`].
 //!
 //! ```sh
-//! CRIU_REAL_PROGRAMS=1 cargo test -p criu-cli --test real_programs -- --nocapture
+//! LIVE_REAL_PROGRAMS=1 cargo test -p criu-cli --test real_programs -- --nocapture
 //! ```
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,8 +23,8 @@ const ROUNDS: usize = 2;
 
 /// A test of the programs; it does not run when one of them is missing.
 fn with(programs: &[&str], test: impl FnOnce(&Sandbox) -> Result<()>) {
-    if std::env::var_os("CRIU_REAL_PROGRAMS").is_none_or(|value| value != "1") {
-        return println!("skipped: CRIU_REAL_PROGRAMS is not 1");
+    if std::env::var_os("LIVE_REAL_PROGRAMS").is_none_or(|value| value != "1") {
+        return println!("skipped: LIVE_REAL_PROGRAMS is not 1");
     }
     if let Some(missing) = programs.iter().find(|program| find(program).is_none()) {
         return println!("skipped: {missing} is not installed");

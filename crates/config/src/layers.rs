@@ -142,8 +142,8 @@ pub fn file_layer(kind: LayerKind, path: &Path, bytes: &[u8]) -> Result<Layer, E
     Err(Error { problems: problems.into_iter().map(|(_, problem)| problem).collect() })
 }
 
-/// The layer of the environment, the variables that are neither on nor off, and warnings about variables that
-/// look like misspelt options.
+/// The layer of the environment, the variables that are neither on nor off, and warnings about variables that name
+/// no option.
 ///
 /// A flag is on for an empty value, `1`, `on`, `yes` and `true`, and off for `0`, `off`, `no` and `false`.
 /// An empty value means the bare name of an option whose argument may be left out. Lists have one entry a line.
@@ -151,7 +151,7 @@ pub fn environment_layer(variables: &[(String, String)]) -> (Layer, Vec<Problem>
     let (mut settings, mut problems, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     for (variable, text) in variables {
         let Some((option, negated)) = registry::find_variable(variable) else {
-            warnings.extend(misspelt(variable));
+            warnings.extend(unknown(variable));
             continue;
         };
         match env_values(option, negated, text) {
@@ -184,14 +184,20 @@ fn env_values(option: &registry::Opt, negated: bool, text: &str) -> Result<Vec<R
     }
 }
 
-/// A warning for a variable that is nearly the name of an option's.
-fn misspelt(variable: &str) -> Option<String> {
-    let key = variable.strip_prefix("CRIU_")?.to_ascii_lowercase().replace('_', "-");
-    let nearest = registry::nearest(&key)?;
-    // What the reference takes its plugins' folder from.
-    let near = variable != "CRIU_LIBS_DIR" && key.len() <= 64 && strsim::levenshtein(&key, &nearest) <= 2;
-    near.then(|| {
-        let meant = Origin::of(LayerKind::Environment).place(&nearest);
-        format!("the variable {variable} names no option; did you mean {meant}?")
-    })
+/// Variables that name no option and yet mean something: to us, to the reference, to `cargo xtask bench`.
+const OTHERS: &[&str] = &[
+    "CRIU_CONFIG_FILE",
+    "CRIU_FAULT",
+    "CRIU_LIBS_DIR",
+    "CRIU_PMC_OFF",
+    "CRIU_REFERENCE",
+    "CRIU_TRACK_SHMEM",
+];
+
+/// A warning for a variable that looks like an option's.
+fn unknown(variable: &str) -> Option<String> {
+    let key = variable.strip_prefix("CRIU_").filter(|_| !OTHERS.contains(&variable))?;
+    let nearest = registry::nearest(key).map(|nearest| Origin::of(LayerKind::Environment).place(&nearest));
+    let hint = nearest.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+    Some(format!("the variable {variable} names no option{hint}"))
 }

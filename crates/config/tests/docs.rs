@@ -1,6 +1,6 @@
 //! The committed reference texts are those that the registry gives.
 //!
-//! After a change: `CRIU_DOCS=write cargo test -p criu-config --test docs`.
+//! After a change: `OPTION_DOCS=write cargo test -p criu-config --test docs`.
 #![cfg(feature = "cli")]
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use criu_config::args::{docs, help};
 #[track_caller]
 fn compare(name: &str, text: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
-    if std::env::var_os("CRIU_DOCS").is_some_and(|mode| mode == "write") {
+    if std::env::var_os("OPTION_DOCS").is_some_and(|mode| mode == "write") {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
     }
@@ -19,7 +19,7 @@ fn compare(name: &str, text: &str) {
     assert!(
         committed == text,
         "docs/{name} drifted from crates/config/src/registry at line {}; \
-         `CRIU_DOCS=write cargo test -p criu-config --test docs` writes it anew",
+         `OPTION_DOCS=write cargo test -p criu-config --test docs` writes it anew",
         line.unwrap_or_else(|| committed.lines().count().min(text.lines().count())) + 1
     );
 }

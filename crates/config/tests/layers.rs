@@ -264,16 +264,22 @@ fn all_errors_of_all_layers_at_once() {
 }
 
 #[test]
-fn variables_that_look_misspelt_are_warned_about() {
+fn variables_that_name_no_option_are_warned_about() {
     let environment = vec![
         ("CRIU_SHELL_JOBS".into(), "1".into()),
+        ("CRIU_TCP_EST".into(), "1".into()),
+        ("CRIU_XYZZY".into(), "1".into()),
         ("CRIU_FAULT".into(), "1".into()),
         ("CRIU_REFERENCE".into(), "/criu".into()),
     ];
     let config = load(&Sources { environment, ..Sources::default() }).unwrap();
     assert_eq!(
         config.warnings,
-        ["the variable CRIU_SHELL_JOBS names no option; did you mean CRIU_SHELL_JOB?"]
+        [
+            "the variable CRIU_SHELL_JOBS names no option; did you mean CRIU_SHELL_JOB?",
+            "the variable CRIU_TCP_EST names no option; did you mean CRIU_TCP_ESTABLISHED?",
+            "the variable CRIU_XYZZY names no option",
+        ]
     );
 }
 

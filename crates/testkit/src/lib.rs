@@ -13,7 +13,7 @@
 //! Live::of("pipes").survives(); // panics with the logs when it does not
 //! ```
 //!
-//! The binary under test is `criu-rs` of this workspace, or the one that the variable `CRIU_BIN` names.
+//! The binary under test is `criu-rs` of this workspace, or the one that the variable `LIVE_CRIU` names.
 
 pub mod fixtures;
 pub mod inside;

@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The binary under test: `$CRIU_BIN`, or criu-rs of this build.
+/// The binary under test: `$LIVE_CRIU`, or criu-rs of this build.
 pub fn criu() -> PathBuf {
-    match std::env::var_os("CRIU_BIN") {
+    match std::env::var_os("LIVE_CRIU") {
         Some(path) => path.into(),
         None => beside_this_test("criu-rs"),
     }
 }
 
-/// The binary `criu-fixture`: `$CRIU_FIXTURE`, or a fresh build.
+/// The binary `criu-fixture`: `$LIVE_FIXTURE`, or a fresh build.
 ///
 /// Cargo builds no binaries of a development dependency, so that this calls it once.
 pub fn fixture() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| match std::env::var_os("CRIU_FIXTURE") {
+    PATH.get_or_init(|| match std::env::var_os("LIVE_FIXTURE") {
         Some(path) => path.into(),
         None => {
             let path = beside_this_test("criu-fixture");

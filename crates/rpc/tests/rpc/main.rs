@@ -9,9 +9,9 @@ mod requests;
 mod service;
 
 /// What a program started again is to be, in its environment.
-const ROLE: &str = "CRIU_RPC_TEST_ROLE";
+const ROLE: &str = "SERVER_ROLE";
 /// The directory that it works in.
-const DIR: &str = "CRIU_RPC_TEST_DIR";
+const DIR: &str = "SERVER_DIR";
 
 /// Not a test: the way in for the programs started again.
 #[test]
