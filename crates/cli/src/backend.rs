@@ -1,9 +1,8 @@
 //! What the RPC asks for, carried out as the command line would.
 
 use crate::actions::{self, Caller};
-use crate::{log, one_line, workplace::Workplace};
+use crate::{check, log, one_line, workplace::Workplace};
 use criu_engine::Hooks;
-use criu_kernel::features::Feature;
 use criu_resource::BoxError;
 use criu_rpc::{Backend, Client, Failure, Features, Job, PageServer};
 use criu_tty::OrphanMaster;
@@ -41,7 +40,7 @@ impl Backend for CommandLine {
     }
 
     fn check(&self, job: &Job) -> Result<(), Failure> {
-        match crate::check::run(job.options()).map_err(failure)? {
+        match check::run(job.options()).map_err(failure)? {
             0 => Ok(()),
             _ => Err(Failure::new("the kernel lacks a feature; `criu-rs check` names it")),
         }
@@ -63,8 +62,11 @@ impl Backend for CommandLine {
     }
 
     fn features(&self) -> Features {
-        // What this version can do, which is less than what the kernel can.
-        Features { mem_track: false, lazy_pages: false, pidfd_store: Feature::PidfdGetfd.is_available() }
+        Features {
+            mem_track: check::has("mem_dirty_track"),
+            lazy_pages: check::has("uffd-noncoop"),
+            pidfd_store: check::has("pidfd_store"),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! `criu-rs dump`.
 
 use crate::actions::{self, Caller};
-use crate::{log, workplace::Workplace};
+use crate::{log, progress::Progress, workplace::Workplace};
 use anyhow::Result;
 use criu_config::Options;
 use criu_engine::guard;
+use criu_rpc::HookChain;
 use std::io::Write;
 
 /// Dumps; the exit code.
@@ -26,8 +27,10 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
 }
 
 fn work(options: &Options, place: &Workplace) -> Result<()> {
-    let mut hooks = place.hooks(options)?;
+    let scripts = place.hooks(options)?;
+    let mut hooks = HookChain(vec![Box::new(Progress::of("dump", "freezing")), Box::new(scripts)]);
     let stats = actions::dump(options, &Caller::default(), place, &mut hooks)?;
+    drop(hooks);
     if options.display_stats {
         writeln!(std::io::stdout(), "{stats}")?;
     }

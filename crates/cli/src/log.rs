@@ -6,7 +6,7 @@
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tracing::field::{Field, Visit};
@@ -30,6 +30,8 @@ struct Log {
     start: Instant,
     /// `None`: stderr.
     file: Option<BufWriter<File>>,
+    /// A line of [`status`] is on the screen.
+    status: bool,
 }
 
 static LOG: Mutex<Option<Log>> = Mutex::new(None);
@@ -49,7 +51,7 @@ pub fn start(file: Option<File>, verbosity: u8, format: Format) {
         _ => LevelFilter::DEBUG,
     };
     let file = file.map(|file| BufWriter::with_capacity(64 << 10, file));
-    *log() = Some(Log { level, format, start: Instant::now(), file });
+    *log() = Some(Log { level, format, start: Instant::now(), file, status: false });
     // Fails when an earlier call has done it.
     let _ = tracing::subscriber::set_global_default(registry().with(Lines));
 }
@@ -66,6 +68,23 @@ pub fn flush() {
     }
 }
 
+/// Whether a line that changes can stand on stderr: a terminal, and not one where the log runs through.
+pub fn takes_status() -> bool {
+    let quiet = |log: &Log| log.file.is_some() || log.level <= LevelFilter::WARN;
+    log().as_ref().is_some_and(quiet) && io::stderr().is_terminal()
+}
+
+/// Puts a line on the terminal in place of the one before; an empty one takes that away.
+pub fn status(line: &str) {
+    let mut log = log();
+    let Some(log) = log.as_mut().filter(|log| log.status || !line.is_empty()) else { return };
+    log.status = !line.is_empty();
+    let _ = io::stderr().write_all(format!("{CLEAR}{line}").as_bytes()); // only for whoever looks
+}
+
+/// Back to the start of the terminal's line, which is then empty.
+const CLEAR: &str = "\r\x1b[K";
+
 struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -78,7 +97,10 @@ impl<S: Subscriber> Layer<S> for Lines {
         let urgent = *event.metadata().level() == Level::ERROR;
         // A full disk is no reason to fail a dump: its images would say so themselves.
         let _ = match &mut log.file {
-            None => io::stderr().write_all(line.as_bytes()),
+            None => {
+                let clear = if std::mem::take(&mut log.status) { CLEAR } else { "" };
+                io::stderr().write_all(format!("{clear}{line}").as_bytes())
+            }
             Some(file) => {
                 file.write_all(line.as_bytes()).and_then(|()| if urgent { file.flush() } else { Ok(()) })
             }

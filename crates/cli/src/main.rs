@@ -7,6 +7,7 @@ mod convert;
 mod cpuinfo;
 mod dump;
 mod log;
+mod progress;
 mod resources;
 mod restore;
 mod workplace;
@@ -56,6 +57,7 @@ fn run(invocation: &Invocation) -> u8 {
 }
 
 fn show(invocation: &Invocation, config: &Config) -> u8 {
+    config.warnings.iter().for_each(|line| eprintln!("Warning: {line}"));
     print(&match invocation.json {
         true => format!("{:#}\n", config.provenance.to_json()),
         false => config.provenance.to_text(io::stdout().is_terminal()),

@@ -1,9 +1,10 @@
 //! `criu-rs restore`.
 
 use crate::actions::{self, Caller};
-use crate::workplace::Workplace;
+use crate::{progress::Progress, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
+use criu_rpc::HookChain;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -17,8 +18,10 @@ pub fn run(options: &Options, place: &Workplace, command: &[OsString]) -> Result
         std::io::stdout().write_all(actions::dry_run(options, place)?.as_bytes())?;
         return Ok(0);
     }
-    let mut hooks = place.hooks(options)?;
+    let scripts = place.hooks(options)?;
+    let mut hooks = HookChain(vec![Box::new(Progress::of("restore", "reading")), Box::new(scripts)]);
     let restored = actions::restore(options, &Caller::default(), place, &mut hooks)?;
+    drop(hooks);
     if options.display_stats {
         writeln!(std::io::stdout(), "{}", restored.stats)?;
     }

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use criu_images::prost::Message;
-use criu_images::proto::{CriuOpts, CriuReq, CriuReqType as Kind, CriuResp};
+use criu_images::proto::{CriuFeatures, CriuOpts, CriuReq, CriuReqType as Kind, CriuResp};
 use criu_testkit::{Sandbox, Target, criu};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
@@ -21,7 +21,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a program started again is to do, in its environment.
-const ROLE: &str = "CRIU_RPC_ROLE";
+const ROLE: &str = "LIVE_ROLE";
 
 /// Not a test: the way in for the programs started again.
 #[test]
@@ -84,6 +84,22 @@ fn version() -> Result<()> {
 
 fn client() -> Result<Criu> {
     Ok(Criu::new_with_criu_path(criu().to_str().context("path of the binary")?.into())?)
+}
+
+#[test]
+fn features_are_those_of_check() {
+    let asked = CriuFeatures { mem_track: Some(true), lazy_pages: Some(true), pidfd_store: Some(true) };
+    let kind = Kind::FeatureCheck.into();
+    let request = CriuReq { r#type: kind, features: Some(asked), ..CriuReq::default() };
+    let told = Runtime::start().unwrap().ask(&request, true).unwrap().features.unwrap();
+    for (name, told) in [
+        ("mem_dirty_track", told.mem_track()),
+        ("uffd-noncoop", told.lazy_pages()),
+        ("pidfd_store", told.pidfd_store()),
+    ] {
+        let check = Command::new(criu()).args(["check", "--feature", name]).output().unwrap();
+        assert_eq!(check.status.success(), told, "{name}: {}", String::from_utf8_lossy(&check.stderr));
+    }
 }
 
 #[test]

@@ -57,6 +57,8 @@ fn become_worker(guard: Pid) -> Result<(), Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
     // A process group of its own: a terminal's or a shell's signals reach the guard, which passes them on.
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // It may write to the terminal all the same (stty tostop), which must not stop it.
+    SigSet::from(Signal::SIGTTOU).thread_block()?;
     if getppid() != guard {
         CANCELLED.store(true, SeqCst);
     }

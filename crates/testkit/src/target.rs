@@ -147,14 +147,18 @@ impl<'a> Criu<'a> {
 
     /// The same on a new terminal, whose shell stays alive.
     pub fn restore_on_terminal(&self, images: &str, options: &[&str]) -> Result<i32> {
-        let command = self.restore_command(images, options);
-        self.sandbox.start("terminal", terminal(self.sandbox, "restore", command))?;
+        self.on_terminal("restore", self.restore_command(images, options))
+    }
+
+    /// Any command on a terminal: its exit code. The file `NAME.screen` has what it showed.
+    pub fn on_terminal(&self, name: &str, command: Vec<OsString>) -> Result<i32> {
+        self.sandbox.start("terminal", terminal(self.sandbox, name, command))?;
         let end = Instant::now() + LIMIT;
         loop {
-            if let Ok(status) = fs::read_to_string(self.sandbox.path("restore.status")) {
+            if let Ok(status) = fs::read_to_string(self.sandbox.path(&format!("{name}.status"))) {
                 return Ok(status.trim().parse()?);
             }
-            ensure!(Instant::now() < end, "restore on a terminal: not done after {LIMIT:?}");
+            ensure!(Instant::now() < end, "{name} on a terminal: not done after {LIMIT:?}");
             sleep(Duration::from_millis(1));
         }
     }

@@ -51,6 +51,11 @@ fn verdict(options: &Options) -> (&'static str, u8) {
     if wanting.is_empty() { (GOOD, 0) } else { (MAYBE, 1) }
 }
 
+/// Whether the feature of this name is there: for `check --feature` and for FEATURE_CHECK of the RPC the same.
+pub fn has(name: &str) -> bool {
+    table::find(name).is_some_and(Entry::is_available)
+}
+
 fn find(name: &str) -> Result<&'static Entry> {
     table::find(name).with_context(|| {
         let near = criu_config::registry::nearest_in(name, table::names());
@@ -66,7 +71,11 @@ fn missing<'a>(entries: impl Iterator<Item = &'a Entry>, say: impl Fn(String)) -
         .map(|entry| {
             let name =
                 if entry.name.is_empty() { String::new() } else { format!("{} is missing: ", entry.name) };
-            say(format!("check: {name}needed for {}; it comes with {}", entry.needed_for, entry.since));
+            let remedy = match entry.is_built() {
+                true => format!("it comes with {}", entry.since),
+                false => format!("this version has no --{} yet", entry.option),
+            };
+            say(format!("check: {name}needed for {}; {remedy}", entry.needed_for));
             entry.name
         })
         .collect()
@@ -80,6 +89,7 @@ fn print(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use criu_config::registry::Support;
     use std::collections::BTreeSet;
 
     #[test]
@@ -99,13 +109,28 @@ mod tests {
             level: Level::Extra,
             since: "Linux 9.9",
             needed_for: "flying tasks",
+            option: "",
         };
+        let unbuilt = criu_config::registry::OPTIONS.iter().find(|option| option.support == Support::NotYet);
+        let option = unbuilt.expect("when all are built, this goes").name;
+        let unbuilt = Entry { name: "rootless", probe: table::Probe::Here(|| true), option, ..entry };
         let lines = std::cell::RefCell::new(Vec::new());
-        let names = missing([&entry].into_iter(), |line| lines.borrow_mut().push(line));
-        assert_eq!(names, ["antigravity"]);
+        let names = missing([&entry, &unbuilt].into_iter(), |line| lines.borrow_mut().push(line));
+        assert_eq!(names, ["antigravity", "rootless"]);
         assert_eq!(
             lines.into_inner(),
-            ["check: antigravity is missing: needed for flying tasks; it comes with Linux 9.9"]
+            [
+                "check: antigravity is missing: needed for flying tasks; it comes with Linux 9.9",
+                &format!(
+                    "check: rootless is missing: needed for flying tasks; this version has no --{option} yet"
+                ),
+            ]
         );
+    }
+
+    #[test]
+    fn options_of_features_are_there() {
+        let options = FEATURES.iter().map(|entry| entry.option).filter(|option| !option.is_empty());
+        options.for_each(|option| assert!(criu_config::registry::find(option).is_some(), "{option}"));
     }
 }

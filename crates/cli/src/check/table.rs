@@ -1,6 +1,7 @@
 //! The features that `check` knows, under the names that the field uses.
 
 use super::probes;
+use criu_config::registry::{self, Support};
 use criu_kernel::features::Feature;
 
 /// A feature with what somebody who lacks it should know.
@@ -16,6 +17,8 @@ pub struct Entry {
     pub since: &'static str,
     /// What cannot be dumped or restored without it.
     pub needed_for: &'static str,
+    /// The option that makes use of it; empty where it takes none.
+    pub option: &'static str,
 }
 
 /// How to find out whether a feature is there.
@@ -41,12 +44,23 @@ pub enum Level {
 }
 
 impl Entry {
-    /// Whether the feature is there.
+    /// Whether the feature is there, and this version makes use of it.
     pub fn is_available(&self) -> bool {
-        match self.probe {
-            Probe::Kernel(feature) => feature.is_available(),
-            Probe::Here(probe) => probe(),
-        }
+        self.is_built()
+            && match self.probe {
+                Probe::Kernel(feature) => feature.is_available(),
+                Probe::Here(probe) => probe(),
+            }
+    }
+
+    /// Whether this version has the option that makes use of it.
+    pub fn is_built(&self) -> bool {
+        registry::find(self.option).is_none_or(|option| !matches!(option.support, Support::NotYet))
+    }
+
+    /// The same feature, used by an option.
+    const fn by(self, option: &'static str) -> Entry {
+        Entry { option, ..self }
     }
 }
 
@@ -57,7 +71,7 @@ const fn entry(
     since: &'static str,
     needed_for: &'static str,
 ) -> Entry {
-    Entry { name, probe, level, since, needed_for }
+    Entry { name, probe, level, since, needed_for, option: "" }
 }
 
 use Feature::*;
@@ -80,7 +94,7 @@ pub static FEATURES: &[Entry] = &[
     entry("clone3_set_tid", Kernel(Clone3SetTid), Required, "Linux 5.5", "restoring tasks under their pids"),
 
     entry("mnt_id", Kernel(FdinfoMountId), Extra, "Linux 3.15", "open files in several mounts"),
-    entry("mem_dirty_track", Kernel(SoftDirty), Extra, "CONFIG_MEM_SOFT_DIRTY", "incremental dumps by soft-dirty pages"),
+    entry("mem_dirty_track", Here(|| true), Extra, "every kernel: pages are compared", "incremental dumps").by("prev-images-dir"),
     entry("aio_remap", Kernel(AioRemap), Extra, "Linux 3.19, CONFIG_AIO", "asynchronous I/O of io_setup"),
     entry("timerfd", Kernel(TimerfdTicks), Extra, "Linux 3.17, CONFIG_CHECKPOINT_RESTORE", "timerfd descriptors that have expired"),
     entry("tun", Kernel(Tun), Extra, "Linux 3.11, CONFIG_TUN", "tun and tap devices"),
@@ -93,8 +107,8 @@ pub static FEATURES: &[Entry] = &[
     entry("", Kernel(TcpRepairWindow), Extra, "Linux 4.8", "windows of TCP connections"),
     entry("tcp_half_closed", Kernel(TcpHalfClosed), Extra, "Linux 4.10", "half-closed TCP connections"),
     entry("can_map_vdso", Kernel(MapVdso), Extra, "Linux 4.8", "tasks dumped under another kernel, whose vDSO differs"),
-    entry("uffd", Kernel(Uffd), Extra, "Linux 4.3, CONFIG_USERFAULTFD", "restoring pages on demand"),
-    entry("uffd-noncoop", Kernel(UffdEvents), Extra, "Linux 4.11, CONFIG_USERFAULTFD", "restoring pages on demand into tasks that fork or unmap"),
+    entry("uffd", Kernel(Uffd), Extra, "Linux 4.3, CONFIG_USERFAULTFD", "restoring pages on demand").by("lazy-pages"),
+    entry("uffd-noncoop", Kernel(UffdEvents), Extra, "Linux 4.11, CONFIG_USERFAULTFD", "restoring pages on demand into tasks that fork or unmap").by("lazy-pages"),
     entry("sk_ns", Kernel(SocketNamespace), Extra, "Linux 4.10", "sockets of several network namespaces"),
     entry("kcmp_epoll", Kernel(KcmpEpoll), Extra, "Linux 4.13, CONFIG_KCMP", "epoll targets whose descriptor was closed or replaced"),
     entry("net_diag_raw", Kernel(SockDiagRaw), Extra, "Linux 4.10, CONFIG_INET_RAW_DIAG", "raw sockets"),
