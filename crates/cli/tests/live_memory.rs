@@ -12,7 +12,7 @@ macro_rules! survive {
 }
 
 survive! {
-    private_memory shared_memory heap stack holes copy_on_write advice
+    private_memory shared_memory heap stack holes copy_on_write advice sealed_areas
     mapped_files deleted_mapped_files program_image vdso
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, Place};
 use crate::mm::{self, Question};
 use crate::pages::{self, Job, Run, Source};
 use crate::vma::{Area, FileKey};
-use crate::{Memory, aio, scan, shmem, status, sysv};
+use crate::{Memory, aio, notes, scan, shmem, status, sysv};
 use criu_images::proto::{IpcShmEntry, MmEntry, VmaEntry};
 use criu_images::{Image, Record, RecordSet};
 use criu_kernel::proc::ProcDir;
@@ -88,6 +88,7 @@ fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxE
     let mut mm = mm::read(&proc)?;
     let rings = areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, status::AIORING));
     mm.aios = rings.map(aio::entry).collect();
+    mm.notes = notes::entries(&areas);
     let (runs, guards) = scan::page_runs(pid, &areas)?;
     Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new() })
 }
@@ -139,7 +140,7 @@ impl Files<'_> {
         let pid = found.pid;
         let proc = ProcDir::open(Pid::from_raw(pid))?;
         let mut previous: Option<(&FileKey, u32)> = None;
-        for Area { entry, file } in &found.areas {
+        for Area { entry, file, .. } in &found.areas {
             let mut entry = *entry;
             if let Some(key) = file {
                 let id = match previous {

@@ -13,6 +13,7 @@
 //! | [`shmem`] | shared anonymous memory |
 //! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
+//! | [`notes`] | names and seals of areas |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
 //! | [`cow`] | what a child is to share with its parent, as after fork |
 //! | [`aio`] | contexts of asynchronous I/O, which live in memory |
@@ -29,6 +30,7 @@ pub mod cow;
 pub mod error;
 pub mod layout;
 pub mod mm;
+pub mod notes;
 pub mod pages;
 pub mod scan;
 pub mod shmem;

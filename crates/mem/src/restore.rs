@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::layout::{self, Piece};
 use crate::seat::Seat;
 use crate::sysv::{self, Segments};
-use crate::{Memory, mm, shmem, status, vdso};
+use crate::{Memory, mm, notes, shmem, status, vdso};
 use criu_images::pagemap::Pagemap;
 use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
 use criu_images::{Image, ImageReader, StoreExt};
@@ -331,6 +331,7 @@ impl Plan<'_> {
         vdso::place_steps(task.pid, &self.memory.parked(), &task.areas, script)?;
         let exe = self.memory.files.number_of(self.context, task.mm.exe_file_id, libc::O_RDONLY as u32)?;
         mm::place_steps(&task.mm, exe, script);
+        notes::steps(&task.mm.notes, script);
         Ok(())
     }
 }

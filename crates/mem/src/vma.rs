@@ -6,6 +6,7 @@
 //! the tasks of a tree side by side.
 
 use crate::error::{Error, Place};
+use crate::notes::Note;
 use crate::status;
 use criu_images::proto::VmaEntry;
 use criu_kernel::procmap::{VmFlags, Vma};
@@ -25,6 +26,8 @@ pub struct Area {
     pub entry: VmaEntry,
     /// The mapped file, or `None`.
     pub file: Option<FileKey>,
+    /// Its name and seal.
+    pub note: Note,
 }
 
 /// Tells mapped files apart.
@@ -131,7 +134,7 @@ fn one(vma: &Vma, shmem: (u32, u32)) -> Result<Area, String> {
     if flags.intersects(VmFlags::IO | VmFlags::PFN_MAP) && !of_kernel {
         return Err(format!("memory of a device ({})", vma.name.display()));
     }
-    Ok(Area { entry, file })
+    Ok(Area { entry, file, note: Note::of(vma) })
 }
 
 fn anonymous(vma: &Vma, entry: &mut VmaEntry) -> Result<(), String> {

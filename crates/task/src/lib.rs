@@ -14,6 +14,7 @@ pub mod arch;
 pub mod creds;
 pub mod error;
 pub mod here;
+pub mod ioprio;
 pub mod limits;
 pub mod lsm;
 pub mod process;
@@ -51,6 +52,8 @@ pub static THREAD_STATES: &[&dyn ThreadState] = &[
     &thread::ShadowStack,
     &sigaltstack::SignalStack,
     &sched::Scheduling,
+    &ioprio::IoPriority,
+    &thread::TimerSlack,
     &rseq::Rseq,
     &creds::Credentials,
     &signals::ThreadSignals,

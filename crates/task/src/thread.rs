@@ -182,6 +182,45 @@ impl ThreadState for Personality {
     }
 }
 
+/// By how much the kernel may delay the thread's timeouts (prctl(2), PR_SET_TIMERSLACK). A real-time thread has
+/// none, and gets the default once it is one no more; what its default is cannot be read.
+pub struct TimerSlack;
+
+impl ThreadState for TimerSlack {
+    fn name(&self) -> &'static str {
+        "timer slack"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        _: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        let asked = prctl(script, libc::PR_GET_TIMERSLACK, 0, 0).id();
+        Ok(Box::new(move |outcome, core| {
+            let nanoseconds = outcome.ret(asked) as u64;
+            core.thread_core.get_or_insert_default().timer_slack_ns = Some(nanoseconds);
+            Ok(())
+        }))
+    }
+
+    fn restore(
+        &self,
+        stage: Stage,
+        task: &BuiltTask,
+        thread: usize,
+        script: &mut Script,
+    ) -> Result<(), BoxError> {
+        let entry = task.thread(thread).thread_core.as_ref();
+        let slack = entry.and_then(|entry| entry.timer_slack_ns).filter(|&slack| slack != 0);
+        if let (Stage::State, Some(slack)) = (stage, slack) {
+            prctl(script, libc::PR_SET_TIMERSLACK, slack, 0);
+        }
+        Ok(())
+    }
+}
+
 /// Shadow stacks (CET), which are detected and refused: the return addresses on them are the kernel's.
 pub struct ShadowStack;
 
