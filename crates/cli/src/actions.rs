@@ -30,10 +30,26 @@ pub fn dump(
     let catalog = Catalog::new(caller.orphans.clone());
     let pipeline = Pipeline { service_socket: caller.socket, ..convert::pipeline(options) };
     let root = root(options)?;
+    let parent = place.link_parent(options)?;
     let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
+    parent.keep();
     catalog.split_pages(&mut stats.counts);
     keep_statistics(place, magic::STATS_DUMP, stats.entry());
     tracing::info!("dump: done");
+    Ok(stats)
+}
+
+/// Copies the memory of the tree below `--tree`, which runs on.
+pub fn pre_dump(options: &Options, place: &Workplace, hooks: &dyn Hooks) -> Result<DumpStats> {
+    let store = place.new_images()?;
+    let catalog = Catalog::new(None);
+    let pipeline = convert::pipeline(options);
+    let parent = place.link_parent(options)?;
+    let mut stats = criu_engine::pre_dump(root(options)?, &pipeline, catalog.ahead(), &store, hooks)?;
+    parent.keep();
+    catalog.split_pages(&mut stats.counts);
+    keep_statistics(place, magic::STATS_DUMP, stats.entry());
+    tracing::info!("pre-dump: done");
     Ok(stats)
 }
 

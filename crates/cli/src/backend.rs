@@ -26,8 +26,8 @@ impl Backend for CommandLine {
         actions::dump(job.options(), &caller(job), &place(job)?, hooks).map(drop).map_err(failure)
     }
 
-    fn pre_dump(&self, _: &Job, _: &mut dyn Hooks) -> Result<(), Failure> {
-        Err(Failure::not_supported("pre-dump"))
+    fn pre_dump(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<(), Failure> {
+        actions::pre_dump(job.options(), &place(job)?, hooks).map(drop).map_err(failure)
     }
 
     fn rescue(&self, root: i32) {

@@ -80,6 +80,7 @@ fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8
     config.warnings.iter().for_each(|line| tracing::warn!("config: {line}"));
     match invocation.command {
         Command::Dump => dump::run(options, &place),
+        Command::PreDump => dump::run_ahead(options, &place),
         Command::Restore => restore::run(options, &place, &invocation.operands),
         Command::Check => check::run(options),
         Command::CpuinfoDump => cpuinfo::dump(&place),

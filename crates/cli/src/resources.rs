@@ -7,7 +7,7 @@ use criu_fds::{
 use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
 use criu_mem::{MappedFiles, Memory, Parked};
-use criu_resource::{BoxError, FileKind, RestoreContext};
+use criu_resource::{Ahead, BoxError, FileKind, RestoreContext};
 use criu_tty::{OrphanMaster, Terminals};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -67,6 +67,11 @@ impl Catalog {
         })
     }
 
+    /// What a pre-dump copies.
+    pub fn ahead(&self) -> &dyn Ahead {
+        &self.memory
+    }
+
     /// Tells memory where the vDSO waits.
     pub fn park_vdso(&self, parts: &[(String, u64, u64)]) {
         let parts =
@@ -76,12 +81,14 @@ impl Catalog {
 
     /// Splits the pages that a dump wrote into those of tasks and those of memory they share.
     pub fn split_pages(&self, entry: &mut proto::DumpStatsEntry) {
-        let own = self.memory.counts().pages_written;
-        let shared = entry.pages_written - own;
-        entry.pages_scanned = own;
-        entry.pages_written = own;
-        entry.shpages_scanned = Some(shared);
-        entry.shpages_skipped_parent = Some(0);
+        let counts = self.memory.counts();
+        // More than memory writes such images: that of a memfd counts as shared.
+        let shared = entry.pages_written - counts.pages_written;
+        entry.pages_scanned = counts.pages_written + counts.pages_in_parent;
+        entry.pages_skipped_parent = counts.pages_in_parent;
+        entry.pages_written = counts.pages_written;
+        entry.shpages_scanned = Some(shared + counts.shared_pages_in_parent);
+        entry.shpages_skipped_parent = Some(counts.shared_pages_in_parent);
         entry.shpages_written = Some(shared);
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use criu_config::Options;
-use criu_images::DirStore;
+use criu_images::{DirStore, lineage};
 use criu_rpc::ScriptHooks;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -37,6 +37,25 @@ impl Workplace {
         Ok(DirStore::open_writable(&self.images)?)
     }
 
+    /// Links the images directory to its parent (`--prev-images-dir`). What is returned takes the link away again,
+    /// unless it is kept.
+    pub fn link_parent(&self, options: &Options) -> Result<ParentLink> {
+        let Some(parent) = &options.prev_images_dir else { return Ok(ParentLink(None)) };
+        let found = std::fs::metadata(self.images.join(parent));
+        let found = found.with_context(|| format!("--prev-images-dir {}", parent.display()))?;
+        anyhow::ensure!(found.is_dir(), "--prev-images-dir {}: not a directory", parent.display());
+        let link = self.images.join(lineage::PARENT);
+        if std::fs::read_link(&link).is_ok_and(|target| target == *parent) {
+            return Ok(ParentLink(None));
+        }
+        let _ = std::fs::remove_file(&link); // of an earlier checkpoint; if it stays, the next step says why
+        std::os::unix::fs::symlink(parent, &link).with_context(|| link.display().to_string())?;
+        if parent.is_absolute() {
+            tracing::warn!("--prev-images-dir is absolute: the images cannot be moved to another place");
+        }
+        Ok(ParentLink(Some(link)))
+    }
+
     /// A store for statistics.
     pub fn statistics(&self) -> Result<DirStore> {
         Ok(DirStore::open_writable(&self.work)?)
@@ -55,5 +74,22 @@ impl Workplace {
     pub fn hooks(&self, options: &Options) -> Result<ScriptHooks> {
         let images = File::open(&self.images).context("--images-dir")?;
         Ok(ScriptHooks::new(options.action_script.clone(), images.as_fd(), self.work.clone())?)
+    }
+}
+
+/// A link to the parent checkpoint that is there only if the dump succeeds.
+pub struct ParentLink(Option<PathBuf>);
+
+impl ParentLink {
+    /// The dump is complete.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ParentLink {
+    fn drop(&mut self) {
+        let Some(link) = &self.0 else { return };
+        let _ = std::fs::remove_file(link); // the dump's own error is the one to report
     }
 }

@@ -72,6 +72,11 @@ pub enum Error {
     /// The image directory holds no complete dump.
     #[error("images: no inventory.img: the dump did not complete, or --images-dir names another directory")]
     Incomplete,
+    /// The image directory is that of a pre-dump.
+    #[error(
+        "images: these are of a pre-dump, which holds memory alone; restore from the dump that has them as its parent"
+    )]
+    MemoryOnly,
     /// The images do not fit together.
     #[error("images: {0}")]
     Inconsistent(String),

@@ -7,6 +7,7 @@ pub mod dump;
 mod error;
 pub mod guard;
 pub mod hooks;
+pub mod pre_dump;
 mod regs;
 pub mod restore;
 mod stats;
@@ -15,6 +16,7 @@ mod steps;
 pub use dump::dump;
 pub use error::Error;
 pub use hooks::{Action, Hooks, NoHooks};
+pub use pre_dump::pre_dump;
 pub use restore::{Restored, restore};
 pub use stats::{DumpStats, RestoreStats};
 

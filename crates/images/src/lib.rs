@@ -8,6 +8,7 @@
 //! | [`store`] | where images lie: a directory or memory |
 //! | [`record`] | inert entries that resource crates hand around, and their way into files |
 //! | [`pagemap`] | which pages are stored, and where |
+//! | [`lineage`] | pages that lie in the images of an earlier checkpoint |
 //! | [`inventory`] | the commit mark of a checkpoint |
 //! | [`json`] | the JSON form that `crit decode` prints |
 //! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
@@ -34,6 +35,7 @@ pub mod error;
 pub mod frame;
 pub mod inventory;
 pub mod json;
+pub mod lineage;
 pub mod magic;
 pub mod pagemap;
 pub mod payload;
@@ -44,6 +46,7 @@ pub mod unknown;
 
 pub use error::{Error, Result};
 pub use frame::{Entries, FrameReader};
+pub use lineage::{Lineage, Pages};
 pub use magic::{Family, Image};
 pub use prost;
 pub use record::{Record, RecordSet, read_records};

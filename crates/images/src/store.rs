@@ -80,6 +80,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Missing`], [`Error::Io`].
     fn rename(&self, from: &str, to: &str) -> Result<()>;
+
+    /// The images of the checkpoint that this one builds upon, if any.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a parent that is named but not there.
+    fn parent(&self) -> Result<Option<Box<dyn Store>>>;
 }
 
 /// What every store can do on top: whole images of one kind of message.

@@ -46,7 +46,7 @@ fn main() -> Result<(), BoxError> {
 
     // The pages themselves, in the format of a checkpoint.
     let store = MemoryStore::new();
-    let job = Job { source: Source::Task(child), runs, image: Image::Pagemap, id: child as u64, pages_id: 1 };
+    let job = Job::new(Source::Task(child), runs, (Image::Pagemap, child as u64), 1);
     let pages = job.pages();
     store_all(&store, vec![job])?;
     // SAFETY: the child is ours, and not waited for yet.

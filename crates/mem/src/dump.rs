@@ -1,16 +1,17 @@
 //! The dump of a tree's memory: areas and pages are found under freeze, from outside.
 
+use crate::collect::{Collected, TaskMemory};
 use crate::error::{Error, Place};
-use crate::mm::{self, Question};
-use crate::pages::{self, Job, Run, Source};
+use crate::mm::Question;
+use crate::pages::{self, Source};
 use crate::vma::{Area, FileKey};
-use crate::{Memory, aio, notes, scan, shmem, status, sysv};
-use criu_images::proto::{IpcShmEntry, MmEntry, VmaEntry};
-use criu_images::{Image, Record, RecordSet};
+use crate::{Memory, status};
+use criu_images::proto::{MmEntry, VmaEntry};
+use criu_images::{Image, Lineage, Record, RecordSet};
+use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
-use criu_kernel::{Pid, kcmp};
 use criu_resource::{
-    Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, Life, OWN_IPC_NAMESPACE, TreeDump,
+    Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, OWN_IPC_NAMESPACE, TreeDump,
 };
 use criu_script::Script;
 use nix::fcntl::OFlag;
@@ -19,26 +20,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
 
-/// Everything about one task's memory that is known from outside.
-pub(crate) struct TaskMemory {
-    pid: i32,
-    ns_pid: i32,
-    mm: MmEntry,
-    areas: Vec<Area>,
-    guards: Vec<VmaEntry>,
-    runs: Vec<Run>,
-    shared: Vec<shmem::Mapping>,
-}
-
 /// A dump in progress.
 pub(crate) struct Dump<'t> {
     context: &'t DumpContext<'t>,
     memory: &'t Memory,
-    tasks: HashMap<i32, TaskMemory>,
+    found: Collected,
     /// Asked for when a task is: by then every resource has started its dump.
     files: Mutex<Files<'t>>,
-    shared: Vec<shmem::Object>,
-    segments: Vec<IpcShmEntry>,
 }
 
 impl<'t> Dump<'t> {
@@ -47,85 +35,10 @@ impl<'t> Dump<'t> {
         tree: &FrozenTree<'_>,
         context: &'t DumpContext<'t>,
     ) -> Result<Self, BoxError> {
-        let shmem = shmem::device()?;
-        let alive: Vec<_> = tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))).collect();
-        refuse_common_memory(&alive)?;
-        let mut scanned = scan_all(&alive, shmem)?;
-        shmem::as_files(
-            &mut scanned.iter_mut().map(|task| (task.pid, &mut task.areas)).collect::<Vec<_>>(),
-            shmem,
-        )?;
-        let segments =
-            sysv::segments(&mut scanned.iter_mut().map(|task| &mut task.areas).collect::<Vec<_>>())?;
-        for task in &mut scanned {
-            task.find_shared();
-        }
-        let tasks: HashMap<i32, TaskMemory> = scanned.into_iter().map(|found| (found.pid, found)).collect();
-        let mut objects = shmem::Objects::default();
-        for task in &alive {
-            for mapping in &tasks[&task.pid].shared {
-                objects.add(task.pid, mapping)?;
-            }
-        }
+        let found = Collected::of(tree)?;
         let files = Mutex::new(Files { memory, known: HashMap::new() });
-        Ok(Dump { context, memory, tasks, files, shared: objects.finish()?, segments })
+        Ok(Dump { context, memory, found, files })
     }
-}
-
-/// Reads the areas of all tasks, several tasks at a time.
-fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<TaskMemory>, BoxError> {
-    if tasks.len() < 4 {
-        return tasks.iter().map(|task| scan_one(task.pid, task.ns_pid, shmem)).collect();
-    }
-    let pids: Vec<_> = tasks.iter().map(|task| (task.pid, task.ns_pid)).collect();
-    use rayon::prelude::*;
-    pids.par_iter().map(|&(pid, ns_pid)| scan_one(pid, ns_pid, shmem)).collect()
-}
-
-fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
-    let proc = ProcDir::open(Pid::from_raw(pid))?;
-    let areas = scan::areas(&proc, pid, shmem)?;
-    let mut mm = mm::read(&proc)?;
-    let rings = areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, status::AIORING));
-    mm.aios = rings.map(aio::entry).collect();
-    mm.notes = notes::entries(&areas);
-    let (runs, guards) = scan::page_runs(pid, &areas)?;
-    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new() })
-}
-
-impl TaskMemory {
-    /// Fills in the mappings of shared memory.
-    fn find_shared(&mut self) {
-        let entries = self.areas.iter().map(|area| &area.entry);
-        let shared = entries.filter(|entry| status::is(entry, status::ANON_SHARED));
-        self.shared = shared.map(shmem::Mapping::from).collect();
-    }
-}
-
-/// Two processes that have one address space (CLONE_VM without CLONE_THREAD, vfork) cannot be told apart again.
-fn refuse_common_memory(tasks: &[&FrozenTask<'_>]) -> Result<(), BoxError> {
-    let mut pids: Vec<Pid> = tasks.iter().map(|task| Pid::from_raw(task.pid)).collect();
-    let mut failed = None;
-    pids.sort_by(|one, other| {
-        kcmp::compare(kcmp::Kind::Vm, *one, *other).unwrap_or_else(|errno| {
-            failed = Some(Error::Call {
-                pid: one.as_raw(),
-                call: "kcmp(KCMP_VM)",
-                address: 0,
-                source: errno.into(),
-            });
-            one.cmp(other)
-        })
-    });
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    for pair in pids.windows(2) {
-        if kcmp::same(kcmp::Kind::Vm, pair[0], pair[1])? {
-            return Err(Error::CommonMemory { pid: pair[0].as_raw(), other: pair[1].as_raw() }.into());
-        }
-    }
-    Ok(())
 }
 
 /// Gives mapped files their ids, each file once.
@@ -189,7 +102,8 @@ impl Files<'_> {
 
 impl TreeDump for Dump<'_> {
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError> {
-        let found = self.tasks.get(&task.pid).ok_or("the task was not there when its memory was read")?;
+        let found =
+            self.found.tasks.get(&task.pid).ok_or("the task was not there when its memory was read")?;
         let mut mm = found.mm.clone();
         self.files.lock().unwrap_or_else(|e| e.into_inner()).name(found, &mut mm)?;
         let question = Question::ask(script);
@@ -202,32 +116,10 @@ impl TreeDump for Dump<'_> {
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
         let namespace = OWN_IPC_NAMESPACE.into();
-        records.extend(self.segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
-        let mut jobs = Vec::new();
-        let mut ids = self.memory.pages_ids();
-        let mut tasks: Vec<_> = self.tasks.values_mut().collect();
-        tasks.sort_unstable_by_key(|task| task.ns_pid);
-        for task in tasks {
-            jobs.push(Job {
-                source: Source::Task(task.pid),
-                runs: std::mem::take(&mut task.runs),
-                image: Image::Pagemap,
-                id: task.ns_pid as u64,
-                pages_id: ids.next(),
-            });
-        }
-        for object in self.shared.drain(..) {
-            let size = object.size.next_multiple_of(pages::PAGE);
-            let failed = |source| Error::Shared { shmid: object.shmid, call: "lseek", source };
-            jobs.push(Job {
-                runs: pages::data_runs(object.file.as_fd(), size).map_err(failed)?,
-                source: Source::Shared(object.shmid, object.file),
-                image: Image::ShmemPagemap,
-                id: object.shmid,
-                pages_id: ids.next(),
-            });
-        }
-        self.memory.count(&jobs);
+        let segments = &self.found.segments;
+        records.extend(segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
+        let mut jobs = self.found.jobs(self.memory.pages_ids(), Source::Task)?;
+        self.memory.leave_to_parent(&Lineage::open(self.context.store)?, &mut jobs)?;
         pages::store_all(self.context.store, jobs)
     }
 

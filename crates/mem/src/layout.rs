@@ -25,6 +25,10 @@ const POPULATE_MIN: u64 = 1 << 20;
 /// madvise(2), Linux 6.13.
 const MADV_GUARD_INSTALL: i32 = 102;
 
+/// Why pages are not in the images.
+pub const LAZY: &str =
+    "not supported: pages that were left to a server of lazy pages; dump without --lazy-pages";
+
 /// Content of an area: `len` bytes at `offset` of the pages image belong to address `start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -41,14 +45,14 @@ pub struct Piece {
 /// Splits the stored ranges along the areas (both ascending).
 ///
 /// # Errors
-/// [`Error::Image`] for pages outside of all areas, for such of a parent checkpoint, and for pages of
+/// [`Error::Image`] for pages outside of all areas, for such that are not in the images, and for pages of
 /// areas that cannot have any.
 pub fn pieces(image: &str, areas: &[VmaEntry], extents: &[Extent]) -> Result<Vec<Piece>, Error> {
     let mut pieces = Vec::new();
     let mut area = 0;
     for extent in extents {
         let Some(mut offset) = extent.offset else {
-            return Err(Error::image(image, "not supported: pages in a parent checkpoint"));
+            return Err(Error::image(image, LAZY));
         };
         let mut start = extent.range.start;
         while start < extent.range.end {

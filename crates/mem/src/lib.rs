@@ -8,8 +8,10 @@
 //! | [`vma`] | what each area is: from `/proc/PID/smaps` to `vma_entry` |
 //! | [`status`] | the bits of `vma_entry.status` |
 //! | [`scan`] | which areas and pages there are |
+//! | `collect`, `dump`, `ahead` | what is stored, by a dump or ahead of one |
 //! | [`pages`] | the transfer of pages to images |
 //! | `read` | reading them, from outside |
+//! | `parent` | which of them an earlier checkpoint has |
 //! | [`shmem`] | shared anonymous memory |
 //! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
@@ -25,6 +27,7 @@
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+mod ahead;
 pub mod aio;
 pub mod cow;
 pub mod error;
@@ -39,7 +42,9 @@ pub mod sysv;
 pub mod vdso;
 pub mod vma;
 
+mod collect;
 mod dump;
+mod parent;
 mod read;
 mod restore;
 mod seat;
@@ -47,12 +52,12 @@ mod seat;
 pub use error::Error;
 pub use vdso::Parked;
 
+use criu_images::Lineage;
 use criu_resource::{BoxError, BuiltTree, DumpContext, FrozenTree};
 use criu_resource::{RestoreContext, TreeDump, TreeRestore, TreeState};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Who knows the files that are mapped, packet sockets among them, and the executables.
 pub trait MappedFiles: Send + Sync {
@@ -78,25 +83,23 @@ pub struct Counts {
     pub pages_written: u64,
     /// Pages stored of shared memory.
     pub shared_pages_written: u64,
+    /// Pages of tasks that the parent checkpoint has.
+    pub pages_in_parent: u64,
+    /// Pages of shared memory that the parent checkpoint has.
+    pub shared_pages_in_parent: u64,
 }
 
 /// The memory of all tasks of a tree.
 pub struct Memory {
     files: Box<dyn MappedFiles>,
     parked: Mutex<Vec<Parked>>,
-    pages_written: AtomicU64,
-    shared_pages_written: AtomicU64,
+    counts: Mutex<Counts>,
 }
 
 impl Memory {
     /// With someone who knows mapped files.
     pub fn new(files: impl MappedFiles + 'static) -> Self {
-        Memory {
-            files: Box::new(files),
-            parked: Mutex::default(),
-            pages_written: AtomicU64::new(0),
-            shared_pages_written: AtomicU64::new(0),
-        }
+        Memory { files: Box::new(files), parked: Mutex::default(), counts: Mutex::default() }
     }
 
     /// Restore: tells where the parts of criu-rs's own vDSO wait in every task. Before the first step is
@@ -107,10 +110,7 @@ impl Memory {
 
     /// What the last dump stored.
     pub fn counts(&self) -> Counts {
-        Counts {
-            pages_written: self.pages_written.load(Ordering::Relaxed),
-            shared_pages_written: self.shared_pages_written.load(Ordering::Relaxed),
-        }
+        *self.counts.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn parked(&self) -> Vec<Parked> {
@@ -121,13 +121,26 @@ impl Memory {
         PagesIds(0)
     }
 
+    /// Takes out of the jobs what the parent checkpoint has, if there is one; counts what is left.
+    fn leave_to_parent(&self, lineage: &Lineage<'_>, jobs: &mut [pages::Job]) -> Result<(), BoxError> {
+        if lineage.is_incremental() {
+            parent::compare_all(lineage, jobs)?;
+        }
+        self.count(jobs);
+        Ok(())
+    }
+
     fn count(&self, jobs: &[pages::Job]) {
-        let sum = |shared: bool| {
+        let sum = |shared: bool, pages: fn(&pages::Job) -> u64| {
             let of_kind = |job: &&pages::Job| matches!(job.source, pages::Source::Shared(..)) == shared;
-            jobs.iter().filter(of_kind).map(pages::Job::pages).sum()
+            jobs.iter().filter(of_kind).map(pages).sum()
         };
-        self.pages_written.store(sum(false), Ordering::Relaxed);
-        self.shared_pages_written.store(sum(true), Ordering::Relaxed);
+        *self.counts.lock().unwrap_or_else(|e| e.into_inner()) = Counts {
+            pages_written: sum(false, pages::Job::pages),
+            shared_pages_written: sum(true, pages::Job::pages),
+            pages_in_parent: sum(false, pages::Job::pages_in_parent),
+            shared_pages_in_parent: sum(true, pages::Job::pages_in_parent),
+        };
     }
 }
 

@@ -9,6 +9,7 @@ use criu_images::pagemap::{self, Pagemap};
 use criu_images::{Image, ImageWriter, Store};
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
@@ -51,8 +52,10 @@ impl Run {
 
 /// Where pages come from.
 pub enum Source {
-    /// A task's memory.
+    /// The memory of a task that stands still.
     Task(i32),
+    /// The memory of a task that runs. Pages that are gone meanwhile read as zeros.
+    Running(i32),
     /// A shared memory object.
     Shared(u64, File),
 }
@@ -63,6 +66,10 @@ pub struct Job {
     pub source: Source,
     /// Which pages, ascending.
     pub runs: Vec<Run>,
+    /// Pages that the parent checkpoint has, ascending; they are only mentioned.
+    pub in_parent: Vec<Range<u64>>,
+    /// Ranges that this checkpoint must store itself, ascending.
+    pub own: Vec<Range<u64>>,
     /// [`Image::Pagemap`] or [`Image::ShmemPagemap`].
     pub image: Image,
     /// Its id.
@@ -72,6 +79,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// All pages of `runs` go to the image `pages_id`; `image` and `id` are those of the pagemap.
+    pub fn new(source: Source, runs: Vec<Run>, (image, id): (Image, u64), pages_id: u32) -> Job {
+        Job { source, runs, in_parent: Vec::new(), own: Vec::new(), image, id, pages_id }
+    }
+
     fn bytes(&self) -> u64 {
         self.runs.iter().map(|run| run.end - run.start).sum()
     }
@@ -81,22 +93,31 @@ impl Job {
         self.bytes() / PAGE
     }
 
+    /// How many pages it leaves to the parent checkpoint.
+    pub fn pages_in_parent(&self) -> u64 {
+        self.in_parent.iter().map(|range| range.end - range.start).sum::<u64>() / PAGE
+    }
+
     fn pagemap(&self) -> Pagemap {
+        let stored = self.runs.iter().map(|run| (run.start, run.end, pagemap::PRESENT));
+        let known = self.in_parent.iter().map(|range| (range.start, range.end, pagemap::PARENT));
+        let mut all: Vec<_> = stored.chain(known).collect();
+        all.sort_unstable();
         let mut entries: Vec<criu_images::proto::PagemapEntry> = Vec::new();
-        let mut end = 0;
-        for run in &self.runs {
-            let pages = (run.end - run.start) / PAGE;
+        let mut before = (0, 0);
+        for (start, end, flags) in all {
+            let pages = (end - start) / PAGE;
             match entries.last_mut() {
-                Some(last) if end == run.start => last.nr_pages = Some(pagemap::pages(last) + pages),
-                _ => entries.push(pagemap::entry(run.start, pages, pagemap::PRESENT)),
+                Some(last) if before == (start, flags) => last.nr_pages = Some(pagemap::pages(last) + pages),
+                _ => entries.push(pagemap::entry(start, pages, flags)),
             }
-            end = run.end;
+            before = (end, flags);
         }
         Pagemap { pages_id: self.pages_id, entries }
     }
 
     /// Pieces of at most [`UNIT`] bytes, each with its place in the image.
-    fn units(&self) -> Vec<(u64, Vec<Run>)> {
+    pub(crate) fn units(&self) -> Vec<(u64, Vec<Run>)> {
         let mut units: Vec<(u64, Vec<Run>)> = Vec::new();
         let (mut offset, mut room) = (0, 0);
         for run in &self.runs {
@@ -122,7 +143,7 @@ impl Job {
 /// # Errors
 /// Those of the first job that fails; the images are then incomplete.
 pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resource::BoxError> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
+    let workers = workers();
     let total: u64 = jobs.iter().map(Job::bytes).sum();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.bytes()));
     let share = LARGE.max(total / workers as u64);
@@ -151,8 +172,13 @@ pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resou
     })
 }
 
+/// How many workers this machine is good for.
+pub(crate) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS)
+}
+
 /// Runs `work` on several threads; the first error counts.
-fn in_parallel<E: Send>(workers: usize, work: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
+pub(crate) fn in_parallel<E: Send>(workers: usize, work: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..workers).map(|_| scope.spawn(&work)).collect();
         let own = work();

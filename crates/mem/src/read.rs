@@ -28,6 +28,8 @@ pub enum Reader<'a> {
         /// `/proc/PID/pagemap`
         pagemap: File,
     },
+    /// The memory of a task that runs, unless it is gone.
+    Running(Option<File>),
     /// A shared memory object.
     Shared {
         /// Its id.
@@ -45,6 +47,8 @@ impl<'a> Reader<'a> {
     pub fn open(source: &'a Source) -> Result<Self, Error> {
         match source {
             Source::Shared(shmid, file) => Ok(Reader::Shared { shmid: *shmid, file }),
+            // The open file is of this memory for ever, whoever has the pid later.
+            Source::Running(pid) => Ok(Reader::Running(File::open(format!("/proc/{pid}/mem")).ok())),
             Source::Task(pid) => {
                 let pid = *pid;
                 let open = |name: &str, call| {
@@ -71,6 +75,14 @@ impl<'a> Reader<'a> {
                         call: "pread",
                         source,
                     })?;
+                    buffer = rest;
+                }
+                Ok(())
+            }
+            Reader::Running(memory) => {
+                for run in runs {
+                    let (part, rest) = buffer.split_at_mut(run.len() as usize);
+                    read_what_is_there(memory.as_ref(), run.start, part);
                     buffer = rest;
                 }
                 Ok(())
@@ -105,6 +117,19 @@ fn read_object(file: &File, mut part: &mut [u8], mut offset: u64) -> std::io::Re
         }
     }
     Ok(())
+}
+
+/// Reads memory that may be unmapped meanwhile, which then counts as zeros.
+fn read_what_is_there(memory: Option<&File>, start: u64, buffer: &mut [u8]) {
+    let whole = memory.is_some_and(|memory| memory.read_exact_at(buffer, start).is_ok());
+    if whole {
+        return;
+    }
+    for (address, page) in (start..).step_by(PAGE as usize).zip(buffer.chunks_mut(PAGE as usize)) {
+        if memory.is_none_or(|memory| memory.read_exact_at(page, address).is_err()) {
+            page.fill(0);
+        }
+    }
 }
 
 /// Whether no page of the run is shared with another task, as far as the kernel tells.

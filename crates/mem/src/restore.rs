@@ -7,11 +7,11 @@ use crate::layout::{self, Piece};
 use crate::seat::Seat;
 use crate::sysv::{self, Segments};
 use crate::{Memory, mm, notes, shmem, status, vdso};
-use criu_images::pagemap::Pagemap;
 use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
-use criu_images::{Image, ImageReader, StoreExt};
+use criu_images::{Image, ImageReader, Lineage, Pages, StoreExt};
 use criu_resource::{BoxError, BuiltTask, BuiltTree, Life, Place, RestoreContext, Stage, TreeRestore};
 use criu_script::Script;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::SeekFrom;
 
@@ -28,19 +28,20 @@ struct Task {
     has_content: Vec<bool>,
     /// Contexts of asynchronous I/O.
     rings: Vec<Ring>,
-    pages_id: u32,
+    pages: Pages,
     /// Whether an area is there before the task clones its children.
     early: Vec<bool>,
     /// What it takes over from its parent.
     inherits: Vec<Shared>,
-    /// Where the pages image is open.
-    seat: Option<Seat>,
+    /// Where the pages images are open: its own, and those of parent checkpoints, by level.
+    seats: BTreeMap<usize, Seat>,
 }
 
 /// A restore in progress.
 pub(crate) struct Plan<'t> {
     memory: &'t Memory,
     context: &'t RestoreContext<'t>,
+    lineage: Lineage<'t>,
     /// One for each task of the tree; `None` for zombies.
     tasks: Vec<Option<Task>>,
     parents: Vec<Option<usize>>,
@@ -57,9 +58,10 @@ impl<'t> Plan<'t> {
         context: &'t RestoreContext<'t>,
     ) -> Result<Self, BoxError> {
         let own_vdso = vdso::own_code()?;
+        let lineage = Lineage::open(context.store)?;
         let read = |task: &BuiltTask| match task.life {
             Life::Zombie(_) => Ok(None),
-            _ => Task::read(task.pid() as i32, context, &own_vdso).map(Some),
+            _ => Task::read(task.pid() as i32, context, &lineage, &own_vdso).map(Some),
         };
         let tasks = tree.tasks.iter().map(read).collect::<Result<Vec<_>, BoxError>>()?;
         let parents = tree.tasks.iter().map(|task| task.parent).collect();
@@ -68,7 +70,7 @@ impl<'t> Plan<'t> {
         let ids = tree.tasks.iter().find_map(|task| task.ids.as_ref());
         let namespace = ids.map_or(0, |ids| ids.ipc_ns_id());
         let segments = Segments::read(context.store, namespace, areas)?;
-        let mut plan = Plan { memory, context, tasks, parents, shared, segments, null: None };
+        let mut plan = Plan { memory, context, lineage, tasks, parents, shared, segments, null: None };
         plan.share()?;
         for area in plan.tasks.iter().flatten().flat_map(|task| &task.areas) {
             if shmem::is_mapping(area) {
@@ -95,13 +97,13 @@ impl<'t> Plan<'t> {
             if pairs.is_empty() {
                 continue;
             }
-            let mut mine = child.pages(self.context)?;
-            let mut theirs = parent.pages(self.context)?;
+            let mut mine = child.pages.reader(&self.lineage)?;
+            let mut theirs = parent.pages.reader(&self.lineage)?;
             for pair in pairs {
                 let mine = (cow::of_area(&child.content, pair.0), &mut mine);
                 let theirs = (cow::of_area(&parent.content, pair.1), &mut theirs);
                 let shared = cow::compare(pair, mine, theirs)
-                    .map_err(|source| criu_images::Error::io(child.pages_name(), "compare", source))?;
+                    .map_err(|source| criu_images::Error::io(child.pages.name(0), "compare", source))?;
                 if let Some(shared) = shared {
                     parent.early[shared.parents] = true;
                     child.early[shared.own] = true;
@@ -114,7 +116,12 @@ impl<'t> Plan<'t> {
 }
 
 impl Task {
-    fn read(pid: i32, context: &RestoreContext<'_>, own_vdso: &[u8]) -> Result<Task, BoxError> {
+    fn read(
+        pid: i32,
+        context: &RestoreContext<'_>,
+        lineage: &Lineage<'_>,
+        own_vdso: &[u8],
+    ) -> Result<Task, BoxError> {
         let store = context.store;
         let mut mm: MmEntry = store.read_one(Image::Mm, pid as u64)?;
         let name = Image::Mm.file_name(pid as u64);
@@ -122,10 +129,9 @@ impl Task {
         areas.retain(|area| !status::any(area, status::VSYSCALL | status::UPROBES));
         check(pid, &name, &areas)?;
 
-        let pagemap = Pagemap::read(store, Image::Pagemap, pid as u64)?;
-        let extents: Vec<_> = pagemap.extents().collect();
+        let pages = lineage.pages(Image::Pagemap, pid as u64)?;
         let image = Image::Pagemap.file_name(pid as u64);
-        let mut content = layout::pieces(&image, &areas, &extents)?;
+        let mut content = layout::pieces(&image, &areas, &pages.extents)?;
         let mut task = Task {
             pid,
             mm,
@@ -134,17 +140,12 @@ impl Task {
             areas,
             content: Vec::new(),
             rings: Vec::new(),
-            pages_id: pagemap.pages_id,
+            pages,
             inherits: Vec::new(),
-            seat: None,
+            seats: BTreeMap::new(),
         };
         if !content.is_empty() {
-            let mut pages = task.pages(context)?;
-            if pages.len() < pagemap.stored_bytes() {
-                let reason =
-                    format!("{} bytes, {} expected; dump again", pages.len(), pagemap.stored_bytes());
-                return Err(Error::image(task.pages_name(), reason).into());
-            }
+            let mut pages = task.pages.reader(lineage)?;
             let mut take = |bit: u32| -> Vec<Piece> {
                 content.extract_if(.., |piece| status::any(&task.areas[piece.area], bit)).collect()
             };
@@ -187,31 +188,55 @@ impl Task {
             let mut header = [0; aio::HEADER];
             pages.seek(SeekFrom::Start(piece.offset))?;
             pages.read_exact(&mut header)?;
-            Ok(Ring::new(entry, &header, piece.offset).map_err(|reason| Error::image(&*image, reason))?)
+            let mut parts = self.pages.parts(piece.offset, piece.len);
+            let Some(part) = parts.next().filter(|part| part.level == 0) else {
+                let reason =
+                    format!("the ring of the I/O context at {:#x} is in a parent checkpoint", entry.id);
+                return Err(Error::image(&*image, reason).into());
+            };
+            Ok(Ring::new(entry, &header, part.offset).map_err(|reason| Error::image(&*image, reason))?)
         };
         self.mm.aios.iter().map(ring).collect()
     }
 
-    fn pages_name(&self) -> String {
-        Image::Pages.file_name(self.pages_id.into())
-    }
-
-    fn pages(&self, context: &RestoreContext<'_>) -> Result<Box<dyn ImageReader>, BoxError> {
-        Ok(context.store.open(&self.pages_name())?)
-    }
-
-    /// The number at which scripts find the pages image.
-    fn number(&mut self, context: &RestoreContext<'_>) -> Result<i32, BoxError> {
-        if let Some(seat) = &self.seat {
+    /// The number at which scripts find the pages image of a level.
+    fn number(
+        &mut self,
+        level: usize,
+        context: &RestoreContext<'_>,
+        lineage: &Lineage<'_>,
+    ) -> Result<i32, BoxError> {
+        if let Some(seat) = self.seats.get(&level) {
             return Ok(seat.number());
         }
-        let mut reader = self.pages(context)?;
-        let file = match reader.as_fd() {
-            Some(fd) => fd.try_clone_to_owned()?,
-            None => shmem::memfd_of(&mut reader)?,
-        };
+        let file = shmem::file_of(&mut *self.pages.open(lineage, level)?)?;
         let seat = Seat::reserve(context.numbers, file)?;
-        Ok(self.seat.insert(seat).number())
+        let number = seat.number();
+        self.seats.insert(level, seat);
+        Ok(number)
+    }
+
+    /// Adds steps that read pieces from the images in which they lie.
+    fn fill_steps(
+        &mut self,
+        pieces: &[Piece],
+        context: &RestoreContext<'_>,
+        lineage: &Lineage<'_>,
+        script: &mut Script,
+    ) -> Result<(), BoxError> {
+        let mut levels: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
+        for piece in pieces {
+            for part in self.pages.parts(piece.offset, piece.len) {
+                let start = piece.start + (part.at - piece.offset);
+                let own = Piece { start, len: part.len, offset: part.offset, ..*piece };
+                levels.entry(part.level).or_default().push(own);
+            }
+        }
+        for (level, pieces) in levels {
+            let number = self.number(level, context, lineage)?;
+            layout::fill_steps(pieces, number, script);
+        }
+        Ok(())
     }
 
     /// The areas of one time, early or late, with their positions.
@@ -268,11 +293,8 @@ impl Plan<'_> {
             script.syscall(libc::SYS_munmap, [area.start.into(), (area.end - area.start).into()]);
         }
         let inherits = std::mem::take(&mut task.inherits);
-        if inherits.iter().any(|shared| !shared.differs.is_empty()) {
-            let number = task.number(self.context)?;
-            let pieces = inherits.iter().flat_map(|shared| shared.differs.iter().copied());
-            layout::fill_steps(pieces, number, script);
-        }
+        let differs: Vec<Piece> = inherits.iter().flat_map(|shared| &shared.differs).copied().collect();
+        task.fill_steps(&differs, self.context, &self.lineage, script)?;
         for absent in inherits.iter().flat_map(|shared| &shared.absent) {
             let args = [absent.start.into(), (absent.end - absent.start).into(), libc::MADV_DONTNEED.into()];
             script.syscall(libc::SYS_madvise, args);
@@ -283,7 +305,7 @@ impl Plan<'_> {
 
     /// Maps and fills the areas of one time that are not there already.
     fn emit_areas(&mut self, index: usize, early: bool, script: &mut Script) -> Result<(), BoxError> {
-        let Plan { memory, context, tasks, shared, segments, .. } = self;
+        let Plan { memory, context, lineage, tasks, shared, segments, .. } = self;
         let Some(task) = &mut tasks[index] else { return Ok(()) };
         let mut fd_of = |area: &VmaEntry| match shmem::is_mapping(area) {
             true => shared.number_of(area.shmid, context),
@@ -301,17 +323,16 @@ impl Plan<'_> {
         task.areas_of(early, false).for_each(|(index, _)| wanted[index] = true);
         let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();
         if !pieces.is_empty() {
-            let number = task.number(context)?;
             layout::populate_steps(&task.areas, &pieces, script);
-            layout::fill_steps(pieces, number, script);
+            task.fill_steps(&pieces, context, lineage, script)?;
         }
         Ok(())
     }
 
     fn emit_rings(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
-        let Plan { context, tasks, null, .. } = self;
+        let Plan { context, lineage, tasks, null, .. } = self;
         let Some(task) = tasks[index].as_mut().filter(|task| !task.rings.is_empty()) else { return Ok(()) };
-        let pages = task.number(context)?;
+        let pages = task.number(0, context, lineage)?;
         let null = match null {
             Some(seat) => seat.number(),
             None => {
@@ -383,12 +404,13 @@ impl TreeRestore for Plan<'_> {
     }
 
     fn prepare(&mut self, place: &mut dyn Place) -> Result<(), BoxError> {
-        let pages = self.tasks.iter_mut().flatten().filter_map(|task| task.seat.take());
+        let pages =
+            self.tasks.iter_mut().flatten().flat_map(|task| std::mem::take(&mut task.seats).into_values());
         for seat in pages.chain(self.null.take()) {
             seat.settle(place)?;
         }
-        self.segments.prepare(self.context.store)?;
-        self.shared.prepare(self.context.store, place)
+        self.segments.prepare(&self.lineage)?;
+        self.shared.prepare(&self.lineage, place)
     }
 
     fn finish(&mut self) -> Result<(), BoxError> {

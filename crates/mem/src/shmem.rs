@@ -1,12 +1,12 @@
 //! Shared anonymous memory: one object, mapped by several tasks, stored once.
 
 use crate::error::Error;
+use crate::layout;
 use crate::seat::Seat;
 use crate::status;
 use crate::vma::{Area, FileKey};
-use criu_images::pagemap::Pagemap;
 use criu_images::proto::VmaEntry;
-use criu_images::{Image, Store};
+use criu_images::{Image, ImageReader, Lineage};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::{BoxError, Place, RestoreContext};
@@ -15,7 +15,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::stat::fstat;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::SeekFrom;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -189,11 +189,11 @@ impl Restored {
     }
 
     /// Makes and fills the objects.
-    pub fn prepare(&mut self, store: &dyn Store, place: &mut dyn Place) -> Result<(), BoxError> {
+    pub fn prepare(&mut self, lineage: &Lineage<'_>, place: &mut dyn Place) -> Result<(), BoxError> {
         let mut buffer = vec![0; 1 << 20];
         for (shmid, planned) in self.seats.drain() {
             let object = Created::new(shmid, planned.size, planned.flags)?;
-            fill(store, shmid, planned.size, &object, &mut buffer)?;
+            fill(lineage, shmid, planned.size, &object, &mut buffer)?;
             planned.seat.place(place, object.file.try_clone()?.into())?;
         }
         Ok(())
@@ -270,26 +270,25 @@ fn unmap(start: NonNull<libc::c_void>, len: usize) {
 
 /// Writes its content from the images.
 pub(crate) fn fill(
-    store: &dyn Store,
+    lineage: &Lineage<'_>,
     shmid: u64,
     size: u64,
     object: &Created,
     buffer: &mut [u8],
 ) -> Result<(), BoxError> {
     let image = Image::ShmemPagemap.file_name(shmid);
-    let pagemap = match Pagemap::read(store, Image::ShmemPagemap, shmid) {
-        Ok(pagemap) => pagemap,
+    let pages = match lineage.pages(Image::ShmemPagemap, shmid) {
+        Ok(pages) => pages,
         Err(error) if error.is_missing() => {
             return Err(Error::image(image, "the content of shared memory is missing; dump again").into());
         }
         Err(error) => return Err(error.into()),
     };
-    let name = Image::Pages.file_name(pagemap.pages_id.into());
-    let mut reader = store.open(&name)?;
+    let mut reader = pages.reader(lineage)?;
     let (target, base) = object.target()?;
-    for extent in pagemap.extents() {
+    for extent in &pages.extents {
         let Some(offset) = extent.offset else {
-            return Err(Error::image(image, "not supported: pages in a parent checkpoint").into());
+            return Err(Error::image(image, layout::LAZY).into());
         };
         if extent.range.end > size.next_multiple_of(crate::pages::PAGE) {
             return Err(Error::image(image, format!("pages beyond the object's {size} bytes")).into());
@@ -301,7 +300,7 @@ pub(crate) fn fill(
             let len = (extent.range.end - at).min(part.len() as u64) as usize;
             reader
                 .read_exact(&mut part[..len])
-                .map_err(|source| criu_images::Error::io(&*name, "read", source))?;
+                .map_err(|source| criu_images::Error::io(pages.name(0), "read", source))?;
             crate::pages::write_sparsely(&target, &part[..len], base + at)
                 .map_err(|source| Error::Shared { shmid, call: "pwrite", source })?;
             at += len as u64;
@@ -315,8 +314,15 @@ pub fn is_mapping(entry: &VmaEntry) -> bool {
     status::is(entry, status::ANON_SHARED) && !status::any(entry, status::SYSVIPC)
 }
 
-/// An anonymous file with the content of an image that has no descriptor of its own.
-pub fn memfd_of(reader: &mut dyn Read) -> std::io::Result<OwnedFd> {
+/// An open image as a descriptor; one that has none becomes an anonymous file.
+pub(crate) fn file_of(image: &mut dyn ImageReader) -> std::io::Result<OwnedFd> {
+    match image.as_fd() {
+        Some(fd) => fd.try_clone_to_owned(),
+        None => memfd_of(image),
+    }
+}
+
+fn memfd_of(reader: &mut dyn ImageReader) -> std::io::Result<OwnedFd> {
     let fd = nix::sys::memfd::memfd_create("pages", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
     let mut file = File::from(fd);
     std::io::copy(reader, &mut file)?;

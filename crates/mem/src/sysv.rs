@@ -9,7 +9,7 @@ use crate::shmem::{self, Created};
 use crate::status;
 use crate::vma::Area;
 use criu_images::proto::{IpcDescEntry, IpcShmEntry, VmaEntry};
-use criu_images::{Image, Store, StoreExt};
+use criu_images::{Image, Lineage, Store, StoreExt};
 use criu_kernel::sysvipc::{self, SHM_DEST, SHM_LOCKED, Segment};
 use criu_resource::BoxError;
 use criu_script::{Check, Script};
@@ -131,7 +131,7 @@ impl Segments {
     }
 
     /// Makes the segments and fills them.
-    pub fn prepare(&mut self, store: &dyn Store) -> Result<(), BoxError> {
+    pub fn prepare(&mut self, lineage: &Lineage<'_>) -> Result<(), BoxError> {
         let mut buffer = vec![0; 1 << 20];
         for (&id, planned) in &self.planned {
             let Planned { entry, huge, exists } = planned;
@@ -149,7 +149,7 @@ impl Segments {
                     source,
                 })?;
             }
-            shmem::fill(store, id, length, &object, &mut buffer)?;
+            shmem::fill(lineage, id, length, &object, &mut buffer)?;
         }
         Ok(())
     }

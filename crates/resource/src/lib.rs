@@ -24,7 +24,8 @@ pub use frozen::{
 };
 pub use options::{NetworkLock, Options};
 pub use state::{
-    Answer, Births, Family, Helper, Registers, TaskState, ThreadAnswer, ThreadRegisters, ThreadState,
+    Ahead, Answer, Births, Copy, Family, Helper, Registers, TaskState, ThreadAnswer, ThreadRegisters,
+    ThreadState,
 };
 pub use state::{TreeDump, TreeRestore, TreeState};
 

@@ -75,6 +75,20 @@ pub trait TreeState: Send + Sync {
     ) -> Result<Box<dyn TreeRestore + 't>, BoxError>;
 }
 
+/// Copies state into the images while the tree runs.
+pub type Copy<'t> = Box<dyn FnOnce() -> Result<(), BoxError> + 't>;
+
+/// State that can be copied ahead of a dump: memory.
+pub trait Ahead: TreeState {
+    /// Looks at the frozen tree; the result is called when it runs again. The dump that follows makes good
+    /// whatever changed in between.
+    fn look_ahead<'t>(
+        &'t self,
+        tree: &FrozenTree<'_>,
+        context: &'t DumpContext<'t>,
+    ) -> Result<Copy<'t>, BoxError>;
+}
+
 /// A dump in progress. Dropped without [`TreeDump::commit`], it undoes what it changed (locks).
 pub trait TreeDump {
     /// Asks a frozen, living task; called once for each.

@@ -174,14 +174,14 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("cgroup-yard", Kind::Path, Group::Cgroups, "Directory of mounted cgroups")
         .value("PATH").on(BOTH).rpc(&["cgroup_yard"]).support(NO_EFFECT),
     // Memory
-    flag("track-mem", Group::Memory, "Track memory changes for the next dump")
+    flag("track-mem", Group::Memory, "Changes are always found, by comparing")
         .no().on(DUMPS).rpc(&["track_mem"]).support(NO_EFFECT),
     Opt::new("prev-images-dir", Kind::Path, Group::Memory, "Images of the previous dump, under -D")
-        .value("DIR").on(DUMPS).rpc(&["parent_img"]).support(NOT_YET),
+        .value("DIR").on(DUMPS).rpc(&["parent_img"]),
     flag("auto-dedup", Group::Memory, "Punch out pages once superseded")
         .no().on(&[Dump, PreDump, Restore, PageServer]).rpc(&["auto_dedup"]).support(NO_EFFECT),
-    Opt::new("pre-dump-mode", Kind::Choice(PRE_DUMP_MODES), Group::Memory, "Read memory by splice or read")
-        .value("MODE").default("splice").on(&[PreDump]).rpc(&["pre_dump_mode"]).support(NOT_YET),
+    Opt::new("pre-dump-mode", Kind::Choice(PRE_DUMP_MODES), Group::Memory, "Accepted: splice or read, both are one")
+        .value("MODE").default("splice").on(&[PreDump]).rpc(&["pre_dump_mode"]).support(NO_EFFECT),
     flag("lazy-pages", Group::Memory, "Restore pages on demand")
         .on(PAGES).rpc(&["lazy_pages"]).support(NOT_YET),
     flag("page-server", Group::Memory, "Send pages to a page server")

@@ -1,8 +1,8 @@
 //! The dump: freeze, ask, write, let go.
 
-mod freeze;
+pub(crate) mod freeze;
 mod namespaces;
-mod scratch;
+pub(crate) mod scratch;
 pub(crate) mod write;
 
 pub(crate) use write as state;
@@ -192,7 +192,7 @@ fn leave_sequences(
     Ok(())
 }
 
-fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {
+pub(crate) fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {
     let verdict = match fate {
         Fate::Kill => Verdict::Kill,
         Fate::Run => Verdict::Run,

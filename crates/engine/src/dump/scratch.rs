@@ -68,4 +68,8 @@ impl Store for Scratch<'_> {
         self.names().push(to.to_owned());
         self.store.rename(from, to)
     }
+
+    fn parent(&self) -> Result<Option<Box<dyn Store>>> {
+        self.store.parent()
+    }
 }

@@ -112,14 +112,13 @@ fn pstree_entry(tree: &FrozenTree<'_>, task: &FrozenTask<'_>) -> proto::PstreeEn
 
 /// Writes the inventory: from here on the checkpoint is complete.
 pub(crate) fn commit(store: &dyn Store, root: i32, options: &Options) -> Result<()> {
-    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok();
     let inventory = proto::InventoryEntry {
         img_version: VERSION,
         fdinfo_per_id: Some(true),
         ns_per_id: Some(true),
         root_ids: Some(proto::TaskKobjIdsEntry { ..namespaces() }),
         lsmtype: Some(proto::Lsmtype::NoLsm as i32),
-        dump_uptime: uptime.map(|time| time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000),
+        dump_uptime: uptime(),
         tcp_close: Some(options.tcp_close),
         network_lock_method: Some(match options.network_lock {
             // Not the numbers of rpc.proto: the image has its own.
@@ -132,4 +131,24 @@ pub(crate) fn commit(store: &dyn Store, root: i32, options: &Options) -> Result<
         ..Default::default()
     };
     Ok(criu_images::inventory::commit(store, &inventory)?)
+}
+
+/// Of `pre_dump_mode`: all kinds of areas are there, those that cannot be read as well.
+const PRE_DUMP_ALL: u32 = 1;
+
+/// Writes the inventory of a pre-dump.
+pub(crate) fn commit_ahead(store: &dyn Store) -> Result<()> {
+    let inventory = proto::InventoryEntry {
+        img_version: VERSION,
+        dump_uptime: uptime(),
+        pre_dump_mode: Some(PRE_DUMP_ALL),
+        ..Default::default()
+    };
+    Ok(criu_images::inventory::commit(store, &inventory)?)
+}
+
+/// Microseconds since the machine was started.
+fn uptime() -> Option<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    Some(time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
 }

@@ -17,6 +17,9 @@ pub(crate) fn read(store: &dyn Store) -> Result<BuiltTree> {
             state::VERSION
         )));
     }
+    if inventory.pre_dump_mode.is_some() {
+        return Err(Error::MemoryOnly);
+    }
     let entries: Vec<proto::PstreeEntry> = store.read_image(Image::Pstree, 0)?;
     let mut tasks: Vec<BuiltTask> = Vec::with_capacity(entries.len());
     let mut known = HashMap::new();

@@ -3,7 +3,7 @@
 use super::MemfdError;
 use criu_images::pagemap::{self, PAGE_SIZE, PRESENT, Pagemap};
 use criu_images::proto::MemfdInodeEntry;
-use criu_images::{Image, Store};
+use criu_images::{Image, Lineage, Store};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{Whence, lseek};
@@ -86,12 +86,12 @@ fn next_huge(file: &File, rest: Range<u64>, page: u64) -> io::Result<Option<Rang
 
 /// Writes them into a new file.
 pub fn load(file: &File, entry: &MemfdInodeEntry, store: &dyn Store) -> Result<(), MemfdError> {
-    let map = Pagemap::read(store, Image::ShmemPagemap, entry.shmid.into())?;
-    let name = Image::Pages.file_name(map.pages_id.into());
-    let mut pages = store.open(&name)?;
-    for extent in map.extents() {
+    let lineage = Lineage::open(store)?;
+    let whole = lineage.pages(Image::ShmemPagemap, entry.shmid.into())?;
+    let mut pages = whole.reader(&lineage)?;
+    for extent in &whole.extents {
         let Some(from) = extent.offset else { continue };
-        pages.seek(SeekFrom::Start(from)).map_err(|e| criu_images::Error::io(&name, "seek", e))?;
+        pages.seek(SeekFrom::Start(from)).map_err(|e| criu_images::Error::io(whole.name(0), "seek", e))?;
         let range = extent.range.start..extent.range.end.min(entry.size);
         match huge_page(entry) {
             Some(page) => load_huge(file, entry, range, page, &mut *pages)?,

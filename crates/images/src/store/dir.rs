@@ -17,6 +17,7 @@ use nix::{
 
 use super::{ImageReader, ImageWriter, Store};
 use crate::error::{Error, Result};
+use crate::lineage::PARENT;
 
 const BUFFER: usize = 64 * 1024;
 
@@ -147,6 +148,19 @@ impl Store for DirStore {
             Errno::ENOENT => self.missing(from),
             _ => Error::io(from, "rename", errno),
         })
+    }
+
+    fn parent(&self) -> Result<Option<Box<dyn Store>>> {
+        if fstatat(&self.dir, PARENT, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) {
+            return Ok(None);
+        }
+        let path = self.path.join(PARENT);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = openat(&self.dir, PARENT, flags, Mode::empty()).map_err(|errno| {
+            let op = "open the parent checkpoint, without which this one is incomplete";
+            Error::io(path.display().to_string(), op, errno)
+        })?;
+        Ok(Some(Box::new(DirStore { dir, path })))
     }
 }
 

@@ -16,12 +16,18 @@ type Files = BTreeMap<String, Arc<[u8]>>;
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     files: Arc<Mutex<Files>>,
+    parent: Option<Box<MemoryStore>>,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store whose checkpoint builds upon that in another.
+    pub fn upon(parent: &MemoryStore) -> Self {
+        MemoryStore { parent: Some(Box::new(parent.clone())), ..Self::default() }
     }
 
     /// The bytes of an image.
@@ -72,6 +78,10 @@ impl Store for MemoryStore {
         let bytes = files.remove(from).ok_or_else(|| Self::missing(from))?;
         files.insert(to.to_owned(), bytes);
         Ok(())
+    }
+
+    fn parent(&self) -> Result<Option<Box<dyn Store>>> {
+        Ok(self.parent.clone().map(|parent| parent as Box<dyn Store>))
     }
 }
 

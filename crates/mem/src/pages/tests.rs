@@ -9,7 +9,7 @@ fn run(start: u64, end: u64) -> Run {
 }
 
 fn job(runs: Vec<Run>) -> Job {
-    Job { source: Source::Task(0), runs, image: Image::Pagemap, id: 5, pages_id: 3 }
+    Job::new(Source::Task(0), runs, (Image::Pagemap, 5), 3)
 }
 
 #[test]
