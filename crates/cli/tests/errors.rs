@@ -334,6 +334,26 @@ mod resources {
     }
 
     #[test]
+    fn segments_of_32_bit_code() {
+        for (fixture, word) in [("own_segment", "set_thread_area"), ("local_segment", "modify_ldt")] {
+            with(&[fixture], |case| {
+                fails(&case.dump(&[]), &[&case.pid(), word]);
+                case.has_no_images();
+                case.is_as_before();
+            });
+        }
+    }
+
+    #[test]
+    fn requests_that_complete_meanwhile() {
+        with(&["requests_in_flight"], |case| {
+            fails(&case.dump(&[]), &[&case.pid(), "io_submit"]);
+            case.has_no_images();
+            case.is_as_before();
+        });
+    }
+
+    #[test]
     fn established_connections_need_an_option() {
         with(&["tcp4"], |case| {
             fails(&case.dump(&[]), &[&case.pid(), "tcp-established"]);

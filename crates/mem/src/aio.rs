@@ -5,10 +5,14 @@
 //! many requests. Writes to /dev/null do.
 //!
 //! What was submitted and had not completed is not restored: no interface tells of it, neither from outside
-//! nor from inside.
+//! nor from inside. Only where it completes while the task is frozen it is seen, and the dump refused.
 
+use crate::error::{Error, Place};
 use criu_images::proto::{AioRingEntry, VmaEntry};
+use criu_kernel::Pid;
+use criu_kernel::memory::{self, RemoteRange};
 use criu_script::{Check, Script, StepId};
+use std::io::IoSliceMut;
 
 /// Bytes of the ring's header; the events follow.
 pub const HEADER: usize = 32;
@@ -44,6 +48,49 @@ pub fn entry(area: &VmaEntry) -> AioRingEntry {
 
 fn events(len: u64) -> u64 {
     (len - HEADER as u64) / EVENT
+}
+
+/// How far the kernel has come in a task's rings: their tails.
+///
+/// # Errors
+/// Those of process_vm_readv(2).
+pub fn tails(pid: i32, rings: &[AioRingEntry]) -> Result<Vec<u32>, Error> {
+    const TAIL: u64 = 12;
+    let tail = |ring: &AioRingEntry| {
+        let address = ring.id + TAIL;
+        let mut word = [0; 4];
+        memory::read_vectored(
+            Pid::from_raw(pid),
+            &mut [IoSliceMut::new(&mut word)],
+            &[RemoteRange { address, len: 4 }],
+        )
+        .map_err(|errno| Error::Call {
+            pid,
+            call: "process_vm_readv",
+            address,
+            source: errno.into(),
+        })?;
+        Ok(u32::from_ne_bytes(word))
+    };
+    rings.iter().map(tail).collect()
+}
+
+/// Refuses a task whose requests completed since `before` was read.
+///
+/// # Errors
+/// [`Error::Unsupported`], and those of [`tails`].
+pub fn refuse_progress(pid: i32, rings: &[AioRingEntry], before: &[u32]) -> Result<(), Error> {
+    let after = tails(pid, rings)?;
+    let moved = rings.iter().zip(before.iter().zip(&after)).find(|(_, (before, after))| before != after);
+    match moved {
+        None => Ok(()),
+        Some((ring, _)) => {
+            let place = Place { pid, start: ring.id, end: ring.id + u64::from(ring.ring_len) };
+            let what = "asynchronous I/O (io_submit) completed while the task was frozen, its buffers may be older \
+                        than that; dump again when it has no requests in flight";
+            Err(Error::Unsupported { place, what: what.into() })
+        }
+    }
 }
 
 impl Ring {

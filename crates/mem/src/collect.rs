@@ -21,6 +21,8 @@ pub(crate) struct TaskMemory {
     pub guards: Vec<VmaEntry>,
     runs: Vec<Run>,
     shared: Vec<shmem::Mapping>,
+    /// How far asynchronous I/O had come.
+    pub tails: Vec<u32>,
 }
 
 /// The memory of a tree.
@@ -101,9 +103,10 @@ fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxE
     let mut mm = mm::read(&proc)?;
     let rings = areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, status::AIORING));
     mm.aios = rings.map(aio::entry).collect();
+    let tails = aio::tails(pid, &mm.aios)?;
     mm.notes = notes::entries(&areas);
     let (runs, guards) = scan::page_runs(pid, &areas)?;
-    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new() })
+    Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new(), tails })
 }
 
 impl TaskMemory {

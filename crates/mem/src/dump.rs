@@ -5,7 +5,7 @@ use crate::error::{Error, Place};
 use crate::mm::Question;
 use crate::pages::{self, Source};
 use crate::vma::{Area, FileKey};
-use crate::{Memory, status};
+use crate::{Memory, aio, status};
 use criu_images::proto::{MmEntry, VmaEntry};
 use criu_images::{Image, Lineage, Record, RecordSet};
 use criu_kernel::Pid;
@@ -120,7 +120,11 @@ impl TreeDump for Dump<'_> {
         records.extend(segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
         let mut jobs = self.found.jobs(self.memory.pages_ids(), Source::Task)?;
         self.memory.leave_to_parent(&Lineage::open(self.context.store)?, &mut jobs)?;
-        pages::store_all(self.context.store, jobs)
+        pages::store_all(self.context.store, jobs)?;
+        for task in self.found.tasks.values() {
+            aio::refuse_progress(task.pid, &task.mm.aios, &task.tails)?;
+        }
+        Ok(())
     }
 
     fn commit(self: Box<Self>, _: Fate) -> Result<(), BoxError> {

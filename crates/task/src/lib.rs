@@ -50,6 +50,7 @@ pub static THREAD_STATES: &[&dyn ThreadState] = &[
     &thread::Personality,
     &thread::ThreadEnd,
     &thread::ShadowStack,
+    &thread::Segments,
     &sigaltstack::SignalStack,
     &sched::Scheduling,
     &ioprio::IoPriority,

@@ -1,11 +1,12 @@
 //! Small things of a thread: its name, its execution domain, the addresses the kernel writes to when it ends, the signal it gets
 //! when its parent ends.
 
+use crate::arch::native;
 use crate::error::Error;
 use crate::steps::{pr, prctl, text};
 use criu_kernel::{Pid, ptrace};
 use criu_resource::{BoxError, BuiltTask, FrozenTask, FrozenThread, Stage, ThreadAnswer, ThreadState};
-use criu_script::{Arg, Script};
+use criu_script::{Arg, Check, Script};
 
 const COMM: usize = 16;
 
@@ -217,6 +218,41 @@ impl ThreadState for TimerSlack {
         if let (Stage::State, Some(slack)) = (stage, slack) {
             prctl(script, libc::PR_SET_TIMERSLACK, slack, 0);
         }
+        Ok(())
+    }
+}
+
+/// Segments of the thread's or process's own (set_thread_area(2), modify_ldt(2)), which 32-bit code uses. They are
+/// detected and refused.
+pub struct Segments;
+
+impl ThreadState for Segments {
+    fn name(&self) -> &'static str {
+        "segments"
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: &'a FrozenTask<'a>,
+        thread: &'a FrozenThread,
+        script: &mut Script,
+    ) -> Result<ThreadAnswer<'a>, BoxError> {
+        if native::has_tls(Pid::from_raw(thread.tid)) {
+            let what = "a thread with segments of its own (set_thread_area)";
+            return Err(Error::Unsupported(what.into()).into());
+        }
+        const READ: i32 = 0;
+        let entry = script.zeroed(8);
+        let args = [READ.into(), entry.into(), entry.len().into()];
+        let read = script.syscall(libc::SYS_modify_ldt, args).check(Check::Any).id(); // not in every kernel
+        Ok(Box::new(move |outcome, _| match outcome.result(read) {
+            Ok(1..) => Err(Error::Unsupported("segments of its own (modify_ldt)".into()).into()),
+            _ => Ok(()),
+        }))
+    }
+
+    /// An image with one is refused with the registers.
+    fn restore(&self, _: Stage, _: &BuiltTask, _: usize, _: &mut Script) -> Result<(), BoxError> {
         Ok(())
     }
 }

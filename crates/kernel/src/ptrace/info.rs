@@ -93,6 +93,15 @@ pub struct RseqConfiguration {
 // SAFETY: integers in C layout without gaps.
 unsafe impl Plain for RseqConfiguration {}
 
+/// One of the thread's own entries of the GDT (set_thread_area(2)), as the words of `struct user_desc`: number,
+/// base, limit, and flags, of which bit 5 says that it is absent. x86 only; `EIO` on a kernel without 32-bit
+/// programs.
+#[cfg(target_arch = "x86_64")]
+pub fn thread_area(tid: Pid, number: u32) -> Result<[u32; 4]> {
+    const PTRACE_GET_THREAD_AREA: c_uint = 25;
+    fetch(PTRACE_GET_THREAD_AREA, tid, number as usize)
+}
+
 /// `PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13.
 pub fn rseq_configuration(tid: Pid) -> Result<RseqConfiguration> {
     let size = size_of::<RseqConfiguration>();

@@ -7,6 +7,8 @@
 mod info;
 mod wait;
 
+#[cfg(target_arch = "x86_64")]
+pub use info::thread_area;
 pub use info::{
     PendingQueue, RseqConfiguration, SigInfo, SyscallInfo, SyscallOp, SyscallUserDispatch, event_message,
     pending_signals, rseq_configuration, seccomp_filter, seccomp_filter_flags, set_sigmask,

@@ -4,6 +4,7 @@ pub mod xstate;
 
 use crate::error::Error;
 use criu_images::proto::{self, UserX86RegsMode};
+use criu_kernel::{Pid, ptrace};
 
 /// Positions in the kernel's `user_regs_struct`.
 mod at {
@@ -128,18 +129,26 @@ pub fn general_from_image(entry: &proto::UserX86RegsEntry) -> Result<Vec<u64>, E
     Ok(regs.to_vec())
 }
 
-/// The descriptors of the thread's own GDT entries (set_thread_area(2)), which only 32-bit code uses: none
-/// present.
+/// The thread's own entries of the GDT (set_thread_area(2)), which only 32-bit code uses: from
+/// `GDT_ENTRY_TLS_MIN` on.
+const OWN_ENTRIES: std::ops::Range<u32> = 12..15;
+
+/// Whether a thread that the caller has stopped has such entries. A kernel without 32-bit programs gives none.
+pub fn has_tls(tid: Pid) -> bool {
+    const ABSENT: u32 = 1 << 5;
+    let is_present = |number| ptrace::thread_area(tid, number).is_ok_and(|[.., flags]| flags & ABSENT == 0);
+    OWN_ENTRIES.into_iter().any(is_present)
+}
+
+/// Their descriptors: none present.
 pub fn no_tls() -> Vec<proto::UserDescT> {
-    /// The first of the three entries (`GDT_ENTRY_TLS_MIN`).
-    const FIRST: u32 = 12;
     let absent = |entry_number| proto::UserDescT {
         entry_number,
         read_exec_only: true,
         seg_not_present: true,
         ..Default::default()
     };
-    (FIRST..FIRST + 3).map(absent).collect()
+    OWN_ENTRIES.map(absent).collect()
 }
 
 #[cfg(test)]
