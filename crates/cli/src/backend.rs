@@ -6,6 +6,7 @@ use criu_engine::Hooks;
 use criu_resource::BoxError;
 use criu_rpc::{Backend, Client, Failure, Features, Job, PageServer};
 use criu_tty::OrphanMaster;
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -23,7 +24,9 @@ impl Backend for CommandLine {
     }
 
     fn dump(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<(), Failure> {
-        actions::dump(job.options(), &caller(job), &place(job)?, hooks).map(drop).map_err(failure)
+        let stats = actions::dump(job.options(), &caller(job), &place(job)?, hooks).map_err(failure)?;
+        log_stats(job, &stats);
+        Ok(())
     }
 
     fn pre_dump(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<(), Failure> {
@@ -36,13 +39,14 @@ impl Backend for CommandLine {
 
     fn restore(&self, job: &Job, hooks: &mut dyn Hooks) -> Result<i32, Failure> {
         let restored = actions::restore(job.options(), &caller(job), &place(job)?, hooks).map_err(failure)?;
+        log_stats(job, &restored.stats);
         Ok(restored.root)
     }
 
     fn check(&self, job: &Job) -> Result<(), Failure> {
-        match check::run(job.options()).map_err(failure)? {
-            0 => Ok(()),
-            _ => Err(Failure::new("the kernel lacks a feature; `criu-rs check` names it")),
+        match check::look(job.options()).map_err(failure)?.missing.first() {
+            None => Ok(()),
+            Some(line) => Err(Failure::new(line)),
         }
     }
 
@@ -51,10 +55,7 @@ impl Backend for CommandLine {
     }
 
     fn cpuinfo_check(&self, job: &Job) -> Result<(), Failure> {
-        match crate::cpuinfo::check(job.options(), &place(job)?).map_err(failure)? {
-            0 => Ok(()),
-            _ => Err(Failure::new("the processor lacks what the image asks for; the log names it")),
-        }
+        crate::cpuinfo::check(job.options(), &place(job)?).map(drop).map_err(failure)
     }
 
     fn page_server(&self, _: &Job, _: bool) -> Result<PageServer, Failure> {
@@ -67,6 +68,13 @@ impl Backend for CommandLine {
             lazy_pages: check::has("uffd-noncoop"),
             pidfd_store: check::has("pidfd_store"),
         }
+    }
+}
+
+/// A client reads the log, not what the service prints.
+fn log_stats(job: &Job, stats: &dyn Display) {
+    if job.options().display_stats {
+        stats.to_string().lines().for_each(|line| tracing::info!("{line}"));
     }
 }
 

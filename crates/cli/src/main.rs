@@ -74,8 +74,13 @@ fn serve_client(invocation: &Invocation, sources: &Sources, options: &Options) -
 
 fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8> {
     let options = &config.options;
+    // First: these numbers are the caller's, before one is ours.
+    let closed = options.close.iter().map(|fd| (fd, nix::unistd::close(*fd))).collect::<Vec<_>>();
     let place = Workplace::open(options)?;
     open_log(options, &place)?;
+    for (fd, errno) in closed.into_iter().filter_map(|(fd, closed)| Some((fd, closed.err()?))) {
+        tracing::warn!("--close {fd}: {}", errno.desc());
+    }
     config.log_lines().iter().for_each(|line| tracing::info!("config: {line}"));
     config.warnings.iter().for_each(|line| tracing::warn!("config: {line}"));
     match invocation.command {
@@ -86,6 +91,10 @@ fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8
         Command::CpuinfoDump => cpuinfo::dump(&place),
         Command::CpuinfoCheck => cpuinfo::check(options, &place),
         Command::Service => match criu_rpc::service(options, sources, &CommandLine)? {},
+        Command::Exec => anyhow::bail!("`exec` is deprecated and not there"),
+        Command::Show => {
+            anyhow::bail!("`show` is deprecated and not there; `crit show FILE` prints an image")
+        }
         other => anyhow::bail!("the command `{other}` is not supported yet"),
     }
 }
@@ -96,7 +105,7 @@ fn open_log(options: &Options, place: &Workplace) -> Result<()> {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    let file = options.log_file.as_ref().map(|path| place.create_log(path, options.log_pid)).transpose()?;
+    let file = options.log_file.as_ref().map(|path| place.create_log(path)).transpose()?;
     log::start(file, options.verbosity, format);
     tracing::info!("criu-rs {}", env!("CARGO_PKG_VERSION"));
     Ok(())

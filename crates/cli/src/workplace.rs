@@ -62,11 +62,8 @@ impl Workplace {
     }
 
     /// Creates the log file; `path` is taken from the work directory.
-    pub fn create_log(&self, path: &Path, with_pid: bool) -> Result<File> {
-        let mut path = self.work.join(path);
-        if with_pid {
-            path.as_mut_os_string().push(format!(".{}", std::process::id()));
-        }
+    pub fn create_log(&self, path: &Path) -> Result<File> {
+        let path = self.work.join(path);
         File::create(&path).with_context(|| format!("--log-file {}", path.display()))
     }
 

@@ -87,10 +87,14 @@ impl Provenance {
             })
         };
         let object = |entry: &Entry| {
-            let mut object = place(&entry.value, &entry.origin);
-            object["name"] = json!(entry.option.name);
-            object["overrides"] =
-                entry.overrides.iter().map(|past| place(&past.value, &past.origin)).collect();
+            let mut object = json!({ "name": entry.option.name });
+            let overrides = entry.overrides.iter().map(|past| place(&past.value, &past.origin));
+            if let (Some(fields), serde_json::Value::Object(place)) =
+                (object.as_object_mut(), place(&entry.value, &entry.origin))
+            {
+                fields.extend(place);
+                fields.insert("overrides".into(), overrides.collect());
+            }
             object
         };
         self.entries.iter().map(object).collect()

@@ -97,6 +97,34 @@ mod tests {
     }
 
     #[test]
+    fn every_field_of_the_options_is_mapped() {
+        let number = |field: &prost_reflect::FieldDescriptor| match field.kind() {
+            prost_reflect::Kind::Bool => Value::Bool(true),
+            prost_reflect::Kind::Enum(_) => Value::EnumNumber(1),
+            prost_reflect::Kind::String => Value::String("1".into()),
+            kind => Value::default_value(&kind),
+        };
+        let sample = |field: &prost_reflect::FieldDescriptor| {
+            let value = match field.kind() {
+                prost_reflect::Kind::Message(message) => {
+                    let mut part = DynamicMessage::new(message.clone());
+                    message.fields().for_each(|field| part.set_field(&field, number(&field)));
+                    Value::Message(part)
+                }
+                _ => number(field),
+            };
+            if field.is_list() { Value::List(vec![value]) } else { value }
+        };
+        let opts = descriptors().get_message_by_name("criu_opts").unwrap();
+        assert_eq!(opts.fields().count(), 70);
+        for field in opts.fields() {
+            let value = convert(&sample(&field)).unwrap();
+            let layer = criu_config::RpcLayer::from_fields([(field.name().to_owned(), value)]);
+            assert_eq!(layer.unknown, [""; 0], "{}", field.name());
+        }
+    }
+
+    #[test]
     fn a_missing_type_and_garbage_are_errors() {
         assert!(decode(&[]).unwrap_err().message.contains("criu_req"));
         assert_eq!(decode(b"GET / HTTP/1.1\r\n\r\n").unwrap_err().errno, libc::EBADRQC);

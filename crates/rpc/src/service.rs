@@ -66,7 +66,10 @@ fn serve_apart(socket: OwnedFd, listener: &OwnedFd, sources: &Sources, backend: 
     backend.flush_log();
     // SAFETY: the process has one thread, so the child may do whatever the parent may.
     match unsafe { fork() } {
-        Ok(ForkResult::Parent { child }) => tracing::debug!("rpc: pid {child} serves a client"),
+        Ok(ForkResult::Parent { child }) => {
+            tracing::debug!("rpc: pid {child} serves a client");
+            backend.flush_log();
+        }
         Ok(ForkResult::Child) => {
             let done = be_the_server(socket, listener.as_fd(), sources, backend);
             if let Err(error) = &done {

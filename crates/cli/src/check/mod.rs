@@ -13,42 +13,62 @@ const BAD: &str = "Does not look good.";
 const MAYBE: &str = "Looks good but some kernel features are missing\n\
     (--verbosity=2 names them); a tree that needs one cannot be dumped or restored.";
 
-/// Checks, names each missing feature in the log and prints the verdict; the exit code.
+/// What was found.
+pub struct Verdict {
+    /// For people and scripts, on standard output.
+    pub text: String,
+    /// A line about each missing feature. Empty means success.
+    pub missing: Vec<String>,
+}
+
+/// Checks, prints the verdict and gives the exit code.
 ///
 /// # Errors
 /// A name that no feature has.
 pub fn run(options: &Options) -> Result<u8> {
-    if options.feature.is_empty() {
-        let (verdict, code) = verdict(options);
-        print(verdict);
-        return Ok(code);
+    let verdict = look(options)?;
+    if !verdict.text.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{}", verdict.text); // a closed pipe is none of the check's business
     }
-    if options.feature.iter().any(|name| name == "list") {
-        print(&table::names().join("\n"));
-        return Ok(0);
-    }
-    let asked: Vec<_> = options.feature.iter().map(|name| find(name)).collect::<Result<_>>()?;
-    let missing = missing(asked.iter().copied(), |line| tracing::error!("{line}"));
-    let there = asked.iter().filter(|entry| !missing.contains(&entry.name));
-    there.for_each(|entry| print(&format!("{} is supported", entry.name)));
-    Ok(u8::from(!missing.is_empty()))
+    Ok(u8::from(!verdict.missing.is_empty()))
 }
 
-/// The verdict on the kernel as a whole, with its exit code.
-fn verdict(options: &Options) -> (&'static str, u8) {
+/// Checks, and names each missing feature in the log.
+///
+/// # Errors
+/// As [`run`].
+pub fn look(options: &Options) -> Result<Verdict> {
+    if options.feature.is_empty() {
+        return Ok(verdict(options));
+    }
+    if options.feature.iter().any(|name| name == "list") {
+        return Ok(Verdict { text: table::names().join("\n"), missing: Vec::new() });
+    }
+    let asked: Vec<_> = options.feature.iter().map(|name| find(name)).collect::<Result<_>>()?;
+    let there = asked.iter().filter(|entry| entry.is_available());
+    let text = there.map(|entry| format!("{} is supported", entry.name)).collect::<Vec<_>>().join("\n");
+    let missing = missing(asked.into_iter());
+    missing.iter().for_each(|line| tracing::error!("{line}"));
+    Ok(Verdict { text, missing })
+}
+
+/// The verdict on the kernel as a whole.
+fn verdict(options: &Options) -> Verdict {
     let of = |level| FEATURES.iter().filter(move |entry| entry.level == level);
-    if !missing(of(Level::Required), |line| tracing::error!("{line}")).is_empty() {
-        return (BAD, 1);
+    let required = missing(of(Level::Required));
+    if !required.is_empty() {
+        required.iter().for_each(|line| tracing::error!("{line}"));
+        return Verdict { text: BAD.into(), missing: required };
     }
     let mut wanting = Vec::new();
-    let warn = |line: String| tracing::warn!("{line}");
     if options.check_extra() {
-        wanting.extend(missing(of(Level::Extra), warn));
+        wanting.extend(missing(of(Level::Extra)));
     }
     if options.check_experimental() {
-        wanting.extend(missing(of(Level::Experimental), warn));
+        wanting.extend(missing(of(Level::Experimental)));
     }
-    if wanting.is_empty() { (GOOD, 0) } else { (MAYBE, 1) }
+    wanting.iter().for_each(|line| tracing::warn!("{line}"));
+    Verdict { text: if wanting.is_empty() { GOOD } else { MAYBE }.into(), missing: wanting }
 }
 
 /// Whether the feature of this name is there: for `check --feature` and for FEATURE_CHECK of the RPC the same.
@@ -64,26 +84,17 @@ fn find(name: &str) -> Result<&'static Entry> {
     })
 }
 
-/// The names of those that are not there, each with a line about it.
-fn missing<'a>(entries: impl Iterator<Item = &'a Entry>, say: impl Fn(String)) -> Vec<&'a str> {
-    let absent = entries.filter(|entry| !entry.is_available());
-    absent
-        .map(|entry| {
-            let name =
-                if entry.name.is_empty() { String::new() } else { format!("{} is missing: ", entry.name) };
-            let remedy = match entry.is_built() {
-                true => format!("it comes with {}", entry.since),
-                false => format!("this version has no --{} yet", entry.option),
-            };
-            say(format!("check: {name}needed for {}; {remedy}", entry.needed_for));
-            entry.name
-        })
-        .collect()
-}
-
-/// For people and scripts; a closed pipe is none of the check's business.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// A line about each of those that are not there.
+fn missing<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
+    let line = |entry: &Entry| {
+        let name = if entry.name.is_empty() { String::new() } else { format!("{} is missing: ", entry.name) };
+        let remedy = match entry.is_built() {
+            true => format!("it comes with {}", entry.since),
+            false => format!("this version has no --{} yet", entry.option),
+        };
+        format!("check: {name}needed for {}; {remedy}", entry.needed_for)
+    };
+    entries.filter(|entry| !entry.is_available()).map(line).collect()
 }
 
 #[cfg(test)]
@@ -114,11 +125,8 @@ mod tests {
         let unbuilt = criu_config::registry::OPTIONS.iter().find(|option| option.support == Support::NotYet);
         let option = unbuilt.expect("when all are built, this goes").name;
         let unbuilt = Entry { name: "rootless", probe: table::Probe::Here(|| true), option, ..entry };
-        let lines = std::cell::RefCell::new(Vec::new());
-        let names = missing([&entry, &unbuilt].into_iter(), |line| lines.borrow_mut().push(line));
-        assert_eq!(names, ["antigravity", "rootless"]);
         assert_eq!(
-            lines.into_inner(),
+            missing([&entry, &unbuilt].into_iter()),
             [
                 "check: antigravity is missing: needed for flying tasks; it comes with Linux 9.9",
                 &format!(

@@ -32,6 +32,10 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
     ),
     ("timeout", "0 waits for ever."),
     (
+        "freeze-cgroup",
+        "The tree is stopped as a whole either way: parents first, so that no child gets away.",
+    ),
+    (
         "cpu-cap",
         "A list separated by commas. fpu: the FPU is compatible; ins: all instructions are there; cpu: the CPU \
          matches exactly; all: these three; none: nothing is checked and no image is written. ^ before a word takes \
@@ -114,6 +118,7 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
     ("auto-dedup", "No dump has a parent yet, so no page is ever superseded."),
     ("libdir", "criu-rs has no plugins. Containers' tools pass it."),
     ("allow-uprobes", "The kernel's area for uprobes is refused either way; remove the uprobes first."),
+    ("log-pid", "Restored tasks log nothing by themselves: there is one log."),
     ("status-fd", "For starting criu-rs without --daemon and still learning when it is ready."),
     (
         "verbosity",

@@ -73,7 +73,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("timeout", SECONDS, Group::Tasks, "Longest wait for tasks to freeze")
         .value("SECONDS").default("10").on(DUMPS).rpc(&["timeout"]),
     Opt::new("freeze-cgroup", Kind::Path, Group::Tasks, "Freeze the tasks through this cgroup")
-        .value("PATH").on(DUMPS).rpc(&["freeze_cgroup"]),
+        .value("PATH").on(DUMPS).rpc(&["freeze_cgroup"]).support(NO_EFFECT),
     Opt::new("cpu-cap", Kind::CpuCap, Group::Tasks, "CPU checks: cpu fpu ins all none")
         .value("CAPS").default("fpu,ins").implied("all").on(CPU).rpc(&["cpu_cap"]),
     Opt::new("action-script", TEXTS, Group::Tasks, "Run this script at every stage")
