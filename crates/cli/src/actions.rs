@@ -4,7 +4,7 @@ use crate::{convert, resources::Catalog, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
 use criu_engine::{Action, DumpStats, Hooks, Restored};
-use criu_images::{Image, StoreExt, magic, proto};
+use criu_images::{DirStore, Image, Store, StoreExt, magic, proto};
 use criu_resource::{BoxError, Options as Pipeline};
 use criu_tty::OrphanMaster;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub fn dump(
     let parent = place.link_parent(options)?;
     let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
     parent.keep();
+    dedup_after(options, &store);
     catalog.split_pages(&mut stats.counts);
     keep_statistics(place, magic::STATS_DUMP, stats.entry());
     tracing::info!("dump: done");
@@ -47,10 +48,33 @@ pub fn pre_dump(options: &Options, place: &Workplace, hooks: &dyn Hooks) -> Resu
     let parent = place.link_parent(options)?;
     let mut stats = criu_engine::pre_dump(root(options)?, &pipeline, catalog.ahead(), &store, hooks)?;
     parent.keep();
+    dedup_after(options, &store);
     catalog.split_pages(&mut stats.counts);
     keep_statistics(place, magic::STATS_DUMP, stats.entry());
     tracing::info!("pre-dump: done");
     Ok(stats)
+}
+
+/// `--auto-dedup`, once the images are complete: a dump that fails takes nothing from its parents.
+fn dedup_after(options: &Options, store: &DirStore) {
+    if !options.auto_dedup {
+        return;
+    }
+    match criu_images::dedup(store) {
+        Ok(bytes) => tracing::info!("auto-dedup: {bytes} bytes of parent checkpoints given back"),
+        // The checkpoint is complete all the same.
+        Err(error) => tracing::warn!("auto-dedup: {error}"),
+    }
+}
+
+/// `criu-rs dedup`: takes out of the parents what the complete checkpoint in `--images-dir` has anew.
+pub fn dedup(place: &Workplace) -> Result<u8> {
+    let store = place.images()?;
+    criu_images::inventory::read(&store).context("dedup: no complete checkpoint")?;
+    anyhow::ensure!(store.parent()?.is_some(), "dedup: {}: no parent checkpoint", place.images.display());
+    let bytes = criu_images::dedup(&store)?;
+    tracing::info!("dedup: {bytes} bytes of parent checkpoints given back");
+    Ok(0)
 }
 
 /// The root of the tree to dump.

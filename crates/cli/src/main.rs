@@ -87,6 +87,7 @@ fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8
         Command::Dump => dump::run(options, &place),
         Command::PreDump => dump::run_ahead(options, &place),
         Command::Restore => restore::run(options, &place, &invocation.operands),
+        Command::Dedup => actions::dedup(&place),
         Command::Check => check::run(options),
         Command::CpuinfoDump => cpuinfo::dump(&place),
         Command::CpuinfoCheck => cpuinfo::check(options, &place),

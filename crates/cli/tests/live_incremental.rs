@@ -123,3 +123,31 @@ fn images_without_their_parent_are_refused_before_anything_is_created() {
     fs::rename(sandbox.path("elsewhere"), sandbox.path("0")).unwrap();
     succeeds(&criu.restore("1", &[]).unwrap(), &criu, "1");
 }
+
+#[test]
+fn dedup_takes_from_parents_what_is_stored_anew() {
+    let sandbox = Sandbox::new().unwrap();
+    let criu = Criu::new(&sandbox);
+    let mut target = Target::start(&sandbox, &["changing_memory"]).unwrap();
+    succeeds(&criu.dump(target.pid, "0", &["--leave-running"]).unwrap(), &criu, "0");
+    target.check().and_then(|()| target.ready()).unwrap();
+    let upon = ["--leave-running", "--prev-images-dir", "../0"];
+    succeeds(&criu.dump(target.pid, "1", &upon).unwrap(), &criu, "1");
+    let before = stored(&sandbox, "0");
+
+    let binary = criu.binary.to_str().unwrap();
+    let images = |name| sandbox.path(name).to_str().unwrap().to_owned();
+    let outcome = sandbox.run([binary, "dedup", "-D", &images("1")]).unwrap();
+    assert!(outcome.status.success(), "{outcome}");
+    let deduplicated = stored(&sandbox, "0");
+    assert!(deduplicated < before && deduplicated > 8 << 20, "{before} {deduplicated}");
+    let outcome = sandbox.run([binary, "dedup", "-D", &images("0")]).unwrap();
+    assert!(!outcome.status.success() && outcome.stderr.contains("no parent checkpoint"), "{outcome}");
+
+    target.check().and_then(|()| target.ready()).unwrap();
+    let options = ["--prev-images-dir", "../1", "--auto-dedup"];
+    succeeds(&criu.dump(target.pid, "2", &options).unwrap(), &criu, "2");
+    assert!(stored(&sandbox, "0") < deduplicated);
+    succeeds(&criu.restore("2", &[]).unwrap(), &criu, "2");
+    target.check().unwrap();
+}

@@ -9,6 +9,7 @@
 //! | [`record`] | inert entries that resource crates hand around, and their way into files |
 //! | [`pagemap`] | which pages are stored, and where |
 //! | [`lineage`] | pages that lie in the images of an earlier checkpoint |
+//! | [`mod@dedup`] | their space, given back once a later checkpoint has them anew |
 //! | [`inventory`] | the commit mark of a checkpoint |
 //! | [`json`] | the JSON form that `crit decode` prints |
 //! | [`unknown`] | finds fields that this version does not know, so that none is lost silently |
@@ -31,6 +32,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dedup;
 pub mod error;
 pub mod frame;
 pub mod inventory;
@@ -44,6 +46,7 @@ pub mod record;
 pub mod store;
 pub mod unknown;
 
+pub use dedup::dedup;
 pub use error::{Error, Result};
 pub use frame::{Entries, FrameReader};
 pub use lineage::{Lineage, Pages};

@@ -52,6 +52,11 @@ impl<'a> Lineage<'a> {
         }
     }
 
+    /// How many levels there are.
+    pub fn levels(&self) -> usize {
+        self.parents.len() + 1
+    }
+
     /// Whether there is a parent.
     pub fn is_incremental(&self) -> bool {
         !self.parents.is_empty()

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{Read, Seek, Write},
+    ops::Range,
     os::fd::BorrowedFd,
 };
 
@@ -80,6 +81,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Missing`], [`Error::Io`].
     fn rename(&self, from: &str, to: &str) -> Result<()>;
+
+    /// Gives the space of parts of an image back, in bytes; they read as zeros then.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Io`]: the file system may not be able to (`EOPNOTSUPP`).
+    fn punch(&self, name: &str, parts: &[Range<u64>]) -> Result<()>;
 
     /// The images of the checkpoint that this one builds upon, if any.
     ///

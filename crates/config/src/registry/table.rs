@@ -179,7 +179,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("prev-images-dir", Kind::Path, Group::Memory, "Images of the previous dump, under -D")
         .value("DIR").on(DUMPS).rpc(&["parent_img"]),
     flag("auto-dedup", Group::Memory, "Punch out pages once superseded")
-        .no().on(&[Dump, PreDump, Restore, PageServer]).rpc(&["auto_dedup"]).support(NO_EFFECT),
+        .no().on(&[Dump, PreDump, Restore, PageServer]).rpc(&["auto_dedup"]),
     Opt::new("pre-dump-mode", Kind::Choice(PRE_DUMP_MODES), Group::Memory, "Accepted: splice or read, both are one")
         .value("MODE").default("splice").on(&[PreDump]).rpc(&["pre_dump_mode"]).support(NO_EFFECT),
     flag("lazy-pages", Group::Memory, "Restore pages on demand")

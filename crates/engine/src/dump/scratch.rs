@@ -1,6 +1,7 @@
 //! A store that forgets what was written unless the dump completes.
 
 use criu_images::{Image, ImageReader, ImageWriter, Result, Store};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// Passes everything on and notes the names created; removes those on drop, unless [`Scratch::keep`] was
@@ -67,6 +68,10 @@ impl Store for Scratch<'_> {
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.names().push(to.to_owned());
         self.store.rename(from, to)
+    }
+
+    fn punch(&self, name: &str, parts: &[Range<u64>]) -> Result<()> {
+        self.store.punch(name, parts)
     }
 
     fn parent(&self) -> Result<Option<Box<dyn Store>>> {

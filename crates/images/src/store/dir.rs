@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -10,7 +11,7 @@ use std::{
 use nix::{
     dir::Dir,
     errno::Errno,
-    fcntl::{AtFlags, OFlag, openat, renameat},
+    fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, openat, renameat},
     sys::stat::{FileStat, Mode, fstatat},
     unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat},
 };
@@ -148,6 +149,20 @@ impl Store for DirStore {
             Errno::ENOENT => self.missing(from),
             _ => Error::io(from, "rename", errno),
         })
+    }
+
+    fn punch(&self, name: &str, parts: &[Range<u64>]) -> Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let fd = openat(&self.dir, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::ENOENT => self.missing(name),
+            _ => Error::io(name, "open", errno),
+        })?;
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        for part in parts {
+            fallocate(&fd, mode, part.start as i64, (part.end - part.start) as i64)
+                .map_err(|errno| Error::io(name, "fallocate(FALLOC_FL_PUNCH_HOLE)", errno))?;
+        }
+        Ok(())
     }
 
     fn parent(&self) -> Result<Option<Box<dyn Store>>> {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Cursor, Write},
+    ops::Range,
     os::fd::BorrowedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -77,6 +78,16 @@ impl Store for MemoryStore {
         let mut files = self.files();
         let bytes = files.remove(from).ok_or_else(|| Self::missing(from))?;
         files.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+
+    fn punch(&self, name: &str, parts: &[Range<u64>]) -> Result<()> {
+        let mut bytes = self.get(name).ok_or_else(|| Self::missing(name))?.to_vec();
+        for part in parts {
+            let end = bytes.len().min(part.end as usize);
+            bytes[end.min(part.start as usize)..end].fill(0);
+        }
+        self.insert(name, bytes);
         Ok(())
     }
 
