@@ -231,6 +231,12 @@ fn runtime() -> Result<()> {
     let refused = runtime.ask(&with_file(request(Kind::Dump, "dump.log"))?, false)?;
     ensure!(!refused.success, "{refused:?}");
 
+    // So does one that is gone when it is asked.
+    let runtime = Runtime::start()?;
+    ensure!(!runtime.hang_up_at(&with_file(request(Kind::Dump, "dump.log"))?, "post-dump")?);
+    ensure!(!path.join("inventory.img").exists(), "images of a dump that nobody wants any more");
+    ensure!(Path::new(&format!("/proc/{pid}")).exists(), "the target is gone with the runtime");
+
     let mut runtime = Runtime::start()?;
     let dumped = runtime.ask(&with_file(request(Kind::Dump, "unused.log"))?, true)?;
     ensure!(dumped.success, "{dumped:?}");
@@ -258,7 +264,7 @@ fn a_runtime_gets_the_other_end_of_the_console() {
     let variables = [("PID", shell.into()), ("IMAGES", images.clone().into_os_string())];
     std::thread::scope(|scope| {
         let checked = scope.spawn(move || {
-            wait_for(&images.join("restored"))?;
+            wait_for(|| images.join("restored").exists())?;
             let verdict = job.check();
             fs::write(images.join("checked"), "")?;
             verdict
@@ -288,6 +294,8 @@ fn console() -> Result<()> {
     ensure!(!refused.success && refused.cr_errmsg().contains("master"), "{refused:?}");
     let dumped = Runtime::start()?.ask(&request(Kind::Dump, true), true)?;
     ensure!(dumped.success, "{dumped:?}");
+    // Whoever had the old master may not have noticed yet.
+    wait_for(|| !Path::new("/dev/pts/0").exists())?;
 
     let mut runtime = Runtime::start()?;
     let restored = runtime.ask(&request(Kind::Restore, true), true)?;
@@ -303,13 +311,14 @@ fn console() -> Result<()> {
         screen.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
     // Without its master the terminal would hang up.
-    wait_for(&path.join("checked"))
+    wait_for(|| path.join("checked").exists())
 }
 
-fn wait_for(path: &Path) -> Result<()> {
+#[track_caller]
+fn wait_for(there: impl Fn() -> bool) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(20);
-    while !path.exists() {
-        ensure!(Instant::now() < end, "{} does not come", path.display());
+    while !there() {
+        ensure!(Instant::now() < end, "{}: it does not come", std::panic::Location::caller());
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
@@ -351,6 +360,23 @@ impl Runtime {
             self.stages.extend(reply.notify.map(|notify| notify.script().to_owned()));
             let kind = Kind::Notify.into();
             self.send(&CriuReq { r#type: kind, notify_success: Some(agree), ..CriuReq::default() })?;
+        }
+    }
+
+    /// Sends a request, agrees until a stage comes, and hangs up; whether `swrk` calls that success.
+    fn hang_up_at(mut self, request: &CriuReq, stage: &str) -> Result<bool> {
+        self.send(request)?;
+        loop {
+            let mut buffer = vec![0; 4096];
+            let length = self.receive(&mut buffer)?;
+            let reply = CriuResp::decode(&buffer[..length])?;
+            ensure!(reply.r#type() == Kind::Notify, "no stage {stage}: {reply:?}");
+            if reply.notify.is_some_and(|notify| notify.script() == stage) {
+                self.socket = File::open("/dev/null")?.into();
+                return Ok(self.swrk.wait()?.success());
+            }
+            let kind = Kind::Notify.into();
+            self.send(&CriuReq { r#type: kind, notify_success: Some(true), ..CriuReq::default() })?;
         }
     }
 

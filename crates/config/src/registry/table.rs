@@ -92,7 +92,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt::new("pidfile", Kind::Path, Group::Files, "Write the pid of the root or server here")
         .value("FILE").on(&[Restore, PageServer, LazyPages, Service]),
     Opt::new("status-fd", FD, Group::Files, "Write a zero byte here when ready")
-        .value("FD").on(&[Restore, PageServer, LazyPages, Service]).rpc(&["status_fd"]),
+        .value("FD").on(&[PageServer, LazyPages, Service]).rpc(&["status_fd"]),
     Opt::new("close", Kind::List(Item::Fd), Group::Files, "Close this descriptor first")
         .value("FD"),
     Opt::new("libdir", Kind::Path, Group::Files, "Directory of plugins")
