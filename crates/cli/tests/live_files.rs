@@ -12,7 +12,7 @@ macro_rules! survive {
 }
 
 survive! {
-    files unlinked_file shared_descriptions
+    files unlinked_file odd_names shared_descriptions
     pipes pipe_to_child many_pipes
     in_flight many_descriptors
     own_ptys own_session job_of_own_session

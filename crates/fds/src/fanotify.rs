@@ -13,7 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::ffi::CStr;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// Counts for a mark as a whole; other flags only for what it ignores.
 const EVICTABLE: u32 = 0x200;
@@ -97,9 +99,9 @@ fn mark(id: u32, line: &str, finder: &Finder<'_>) -> Result<FanotifyMarkEntry, W
         mark.set_type(MarkType::Mount);
         mark.s_dev = mount.device.0 << 20 | mount.device.1;
         // From the root directory, without its slash.
-        let path = mount.mount_point.to_string_lossy().trim_start_matches('/').to_owned();
-        let path = if path.is_empty() { ".".to_owned() } else { path };
-        mark.me = Some(FanotifyMountMarkEntry { mnt_id, path: Some(path) });
+        let path = mount.mount_point.as_os_str().as_bytes();
+        let path = path.strip_prefix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(b".");
+        mark.me = Some(FanotifyMountMarkEntry { mnt_id, path: Some(path.to_vec()) });
     } else {
         return Err(WatchError::Unsupported("a whole file system"));
     }
@@ -108,7 +110,7 @@ fn mark(id: u32, line: &str, finder: &Finder<'_>) -> Result<FanotifyMarkEntry, W
 
 fn mount_point(entry: &FanotifyMountMarkEntry, mounts: &[MountInfo]) -> Result<OwnedFd, WatchError> {
     let path = match &entry.path {
-        Some(path) => std::path::Path::new("/").join(path),
+        Some(path) => std::path::Path::new("/").join(OsStr::from_bytes(path)),
         None => mounts
             .iter()
             .find(|mount| mount.id == entry.mnt_id as i32)

@@ -70,7 +70,10 @@ fn parse(id: u32, line: &str) -> Result<InotifyWdEntry, WatchError> {
 /// Adds a watch under its number.
 fn add(fd: BorrowedFd<'_>, watch: &InotifyWdEntry, finder: &Finder<'_>) -> Result<(), WatchError> {
     let (_file, path) = finder.find(&target(watch))?;
-    let what = || watch.f_handle.path.clone().unwrap_or_else(|| format!("inode {}", watch.i_ino));
+    let what = || match &watch.f_handle.path {
+        Some(path) => String::from_utf8_lossy(path).into_owned(),
+        None => format!("inode {}", watch.i_ino),
+    };
     let call = |call| move |errno: Errno| WatchError::Call { call, what: what(), errno };
     sys::inotify_set_next_watch(fd, watch.wd as i32).map_err(call("ioctl(INOTIFY_IOC_SETNEXTWD)"))?;
     let mask = watch.mask & (libc::IN_ALL_EVENTS | libc::IN_EXCL_UNLINK | libc::IN_ONESHOT);

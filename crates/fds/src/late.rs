@@ -31,15 +31,16 @@ pub fn check(entry: &proto::FileEntry, tree: &FrozenTree<'_>) -> Result<(), Pidf
 }
 
 /// The process whose part of procfs a name lies in.
-pub fn process_of(name: &str) -> Option<u32> {
-    name.strip_prefix("/proc/")?.split('/').next()?.parse().ok()
+pub fn process_of(name: &[u8]) -> Option<u32> {
+    let number = name.strip_prefix(b"/proc/")?.split(|&byte| byte == b'/').next()?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// When a late file can be opened: what is about a thread needs the threads, but procfs as criu-rs sees
 /// it is out of reach for a task that has changed its root.
 pub fn stage(entry: &proto::FileEntry) -> Stage {
     match &entry.reg {
-        Some(regular) if !regular.name.contains("/task/") => Stage::Files,
+        Some(regular) if !regular.name.windows(6).any(|part| part == b"/task/") => Stage::Files,
         _ => Stage::State,
     }
 }
@@ -54,7 +55,7 @@ pub fn steps(
 ) -> Result<(), BoxError> {
     let opened = match (&entry.reg, &entry.pidfd) {
         (Some(regular), _) => {
-            let name = script.c_string(regular.name.as_bytes());
+            let name = script.c_string(&regular.name);
             let flags = regular.flags as i32 & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
             script
                 .syscall(libc::SYS_openat, [libc::AT_FDCWD.into(), name.into(), flags.into(), 0.into()])

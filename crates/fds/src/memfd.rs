@@ -96,6 +96,11 @@ pub fn is_memfd(d: &Descriptor<'_>) -> bool {
     d.nlink == 0 && (Some(d.dev) == *SHMEM_DEVICE || (named() && huge_page_size(d).is_some()))
 }
 
+/// A name for messages and options.
+fn shown(entry: &MemfdInodeEntry) -> String {
+    String::from_utf8_lossy(&entry.name).into_owned()
+}
+
 fn huge_page_size(d: &Descriptor<'_>) -> Option<u64> {
     let fs = nix::sys::statfs::fstatfs(d.fd).ok()?;
     (fs.filesystem_type() == nix::sys::statfs::HUGETLBFS_MAGIC).then(|| fs.block_size() as u64)
@@ -127,7 +132,7 @@ impl MemfdInodes {
     pub fn write(&mut self, records: &mut RecordSet, store: &dyn Store) -> Result<(), MemfdError> {
         for (number, (entry, file)) in self.files.drain(..).enumerate() {
             if entry.size > 0 {
-                let io = |source| MemfdError::Io { name: entry.name.clone(), call: "read", source };
+                let io = |source| MemfdError::Io { name: shown(&entry), call: "read", source };
                 let pages_id = FIRST_PAGES_ID + number as u32;
                 pages::store(&File::from(file), &entry, pages_id, store, &io)?;
             }
@@ -140,9 +145,9 @@ impl MemfdInodes {
 fn inode(d: &Descriptor<'_>, id: u32) -> Result<(MemfdInodeEntry, OwnedFd), MemfdError> {
     let bytes = d.link.as_os_str().as_bytes();
     let bytes = bytes.strip_prefix(PREFIX).unwrap_or(bytes);
-    let name = String::from_utf8_lossy(bytes.strip_suffix(DELETED).unwrap_or(bytes)).into_owned();
+    let name = bytes.strip_suffix(DELETED).unwrap_or(bytes).to_vec();
     let io = |call| {
-        let name = name.clone();
+        let name = String::from_utf8_lossy(&name).into_owned();
         move |source: io::Error| MemfdError::Io { name, call, source }
     };
     let stat = fstat(d.fd).map_err(|errno| io("fstat")(errno.into()))?;
@@ -188,8 +193,8 @@ impl Inodes {
     }
 
     /// The name of a description's file.
-    pub fn name(&self, memfd: &MemfdFileEntry) -> &str {
-        self.entries.get(&memfd.inode_id).map_or("", |entry| &entry.name)
+    pub fn name(&self, memfd: &MemfdFileEntry) -> String {
+        self.entries.get(&memfd.inode_id).map(shown).unwrap_or_default()
     }
 
     /// Opens the file with `flags`, or those of the description.
@@ -201,7 +206,7 @@ impl Inodes {
     ) -> Result<OwnedFd, MemfdError> {
         let id = memfd.inode_id;
         let entry = self.entries.get(&id).ok_or(MemfdError::NoInode(id))?;
-        let io = |call| move |source| MemfdError::Io { name: entry.name.clone(), call, source };
+        let io = |call| move |source| MemfdError::Io { name: shown(entry), call, source };
         let made = match self.made.entry(id) {
             std::collections::hash_map::Entry::Occupied(made) => made.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
@@ -229,7 +234,7 @@ impl Inodes {
             let seals = SealFlag::from_bits_retain(entry.seals as i32);
             if seals != SealFlag::F_SEAL_SEAL && !seals.is_empty() {
                 fcntl(&made.file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| MemfdError::Io {
-                    name: entry.name.clone(),
+                    name: shown(entry),
                     call: "fcntl(F_ADD_SEALS)",
                     source: errno.into(),
                 })?;
@@ -240,12 +245,12 @@ impl Inodes {
 }
 
 fn make(entry: &MemfdInodeEntry, store: &dyn Store) -> Result<OwnedFd, MemfdError> {
-    let io = |call| move |source: io::Error| MemfdError::Io { name: entry.name.clone(), call, source };
+    let io = |call| move |source: io::Error| MemfdError::Io { name: shown(entry), call, source };
     let mut flags = libc::MFD_CLOEXEC | entry.hugetlb_flag();
     if entry.seals != libc::F_SEAL_SEAL as u32 {
         flags |= libc::MFD_ALLOW_SEALING;
     }
-    let name = CString::new(entry.name.as_str()).map_err(|e| io("name")(e.into()))?;
+    let name = CString::new(entry.name.as_slice()).map_err(|e| io("name")(e.into()))?;
     let file = File::from(sys::memfd_create(&name, flags).map_err(|e| io("memfd_create")(e.into()))?);
     file.set_len(entry.size).map_err(io("ftruncate"))?;
     if entry.size > 0 {

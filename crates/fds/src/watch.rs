@@ -16,6 +16,7 @@ use std::ffi::CString;
 use std::fs;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,11 +126,11 @@ impl Target<'_> {
 
     /// Its path, where it has one: that is what survives a copy of the file system. `Ok(None)` for a file
     /// that only its handle leads to.
-    pub fn path(&self, mounts: &[MountInfo], options: &Options) -> Result<Option<String>, WatchError> {
+    pub fn path(&self, mounts: &[MountInfo], options: &Options) -> Result<Option<Vec<u8>>, WatchError> {
         if let Some(file) = self.open(mounts) {
             let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
             if self.is_at(&path) {
-                return Ok(path.to_str().map(str::to_owned));
+                return Ok(Some(path.into_os_string().into_vec()));
             }
             if !options.force_irmap {
                 return Ok(None);
@@ -141,7 +142,7 @@ impl Target<'_> {
             .map(String::as_str)
             .chain(USUAL_PLACES)
             .find_map(|place| self.search(Path::new(place), if place == "/" { 1 } else { 8 }));
-        found.and_then(|path| path.to_str().map(str::to_owned)).map(Some).ok_or_else(|| self.lost())
+        found.map(|path| Some(path.into_os_string().into_vec())).ok_or_else(|| self.lost())
     }
 
     fn is_at(&self, path: &Path) -> bool {

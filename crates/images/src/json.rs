@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Numbers are JSON numbers (on the way back also strings such as `"0x1000"`), enums their names, bytes
-//! base64 in lines of 76 letters, names of unix sockets quoted-printable. Raw bytes after an entry are its
+//! base64 in lines of 76 letters, names of unix sockets quoted-printable; other names are strings, or
+//! `{"base64": ...}` where they are no UTF-8. Raw bytes after an entry are its
 //! `extra`: base64, or an object or a list for the images that `crit` gives one.
 
 use std::io::Read;

@@ -11,6 +11,7 @@ use criu_images::{
     record::read_records,
 };
 use proptest::prelude::*;
+use serde_json::json as value;
 
 fn pipe(id: u32, bytes: &[u8]) -> Record {
     let entry = PipeDataEntry { pipe_id: id, bytes: bytes.len() as u32, size: None };
@@ -85,6 +86,17 @@ fn json_leads_back_to_the_same_bytes() {
         };
         assert_eq!(document.unknown, []);
         assert_eq!(json::encode(&document.value).expect("encoded"), *bytes, "{name}");
+    }
+}
+
+#[test]
+fn json_shows_names_as_text_where_they_are() {
+    for (name, shown) in [(&b"a name"[..], value!("a name")), (b"n\xff", value!({"base64": "bv8=\n"}))] {
+        let entry = criu_images::proto::MemfdInodeEntry { name: name.to_vec(), ..Default::default() };
+        let record = Record::new(Image::MemfdInode, 0, &entry);
+        let document = json::decode(Image::MemfdInode, std::slice::from_ref(&record)).expect("decoded");
+        assert_eq!(document["entries"][0]["name"], shown);
+        assert_eq!(json::records(&document).expect("encoded").1, [record]);
     }
 }
 

@@ -27,7 +27,7 @@ impl ThreadState for Name {
         let name = script.zeroed(COMM);
         prctl(script, libc::PR_GET_NAME, name, 0);
         Ok(Box::new(move |outcome, core| {
-            let name = text(outcome.bytes(name));
+            let name = text(outcome.bytes(name)).to_vec();
             if let Some(tc) = &mut core.tc {
                 tc.comm.clone_from(&name);
             }
@@ -45,11 +45,9 @@ impl ThreadState for Name {
     ) -> Result<(), BoxError> {
         let core = task.thread(thread);
         let of_thread = core.thread_core.as_ref().and_then(|core| core.comm.as_deref());
-        let name = of_thread.or(core.tc.as_ref().map(|tc| tc.comm.as_str()));
+        let name = of_thread.or(core.tc.as_ref().map(|tc| tc.comm.as_slice()));
         if let (Stage::State, Some(name)) = (stage, name) {
-            let mut bytes = name.as_bytes().to_vec();
-            bytes.truncate(COMM - 1);
-            let name = script.c_string(&bytes);
+            let name = script.c_string(&name[..name.len().min(COMM - 1)]);
             prctl(script, libc::PR_SET_NAME, name, 0);
         }
         Ok(())

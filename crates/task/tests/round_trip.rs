@@ -293,12 +293,15 @@ fn timers_on_a_kernel_that_counts_ids() {
     assert!(error.contains("timer id 5000000"), "{error}");
 }
 
+/// Not every name is UTF-8.
+const NAME: &[u8] = b"fifteen letter\xff";
+
 #[test]
 fn names_scheduling_and_the_rest() {
     let core = round_trip(|| {
         // SAFETY: changes attributes of this child.
         unsafe {
-            check(libc::prctl(libc::PR_SET_NAME, c"fifteen letters".as_ptr()));
+            check(libc::prctl(libc::PR_SET_NAME, c"fifteen letter\xff".as_ptr()));
             check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR2));
             let param = libc::sched_param { sched_priority: 0 };
@@ -311,7 +314,7 @@ fn names_scheduling_and_the_rest() {
         std::fs::write("/proc/self/oom_score_adj", "321").unwrap();
     });
     let (tc, thread_core) = (core.tc.unwrap(), core.thread_core.unwrap());
-    assert_eq!((tc.comm.as_str(), thread_core.comm.as_deref()), ("fifteen letters", Some("fifteen letters")));
+    assert_eq!((tc.comm.as_slice(), thread_core.comm.as_deref()), (NAME, Some(NAME)));
     assert_eq!((tc.child_subreaper, thread_core.pdeath_sig), (Some(true), Some(libc::SIGUSR2 as u32)));
     assert_eq!((thread_core.sched_policy, thread_core.sched_nice), (Some(0x4000_0003), Some(7)));
     assert_eq!((tc.personality, tc.oom_score_adj), (libc::ADDR_NO_RANDOMIZE as u32, Some(321)));
@@ -340,13 +343,13 @@ fn limits_come_back_and_stay_where_they_are() {
         let error = criu_task::limits::set(&higher, &mut script).err().map(|error| error.to_string());
         CoreEntry {
             tc: Some(criu_images::proto::TaskCoreEntry {
-                comm: error.unwrap_or_default(),
+                comm: error.unwrap_or_default().into(),
                 ..Default::default()
             }),
             ..Default::default()
         }
     });
-    let error = raised.tc.unwrap().comm;
+    let error = String::from_utf8(raised.tc.unwrap().comm).unwrap();
     if !error.is_empty() {
         assert!(error.contains("RLIMIT_NOFILE: the hard limit 60 is above criu-rs's own 50"), "{error}");
     }

@@ -15,6 +15,7 @@ use proto::{
 };
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// Names of terminals are files with ids of their own, beside those of descriptions.
 const NAME_ID: u32 = 1 << 30;
@@ -222,14 +223,14 @@ fn is_named(external: &str, key: &str) -> bool {
 
 /// The entry of a terminal's name, as restore will open it.
 fn name(d: &Descriptor<'_>) -> FileEntry {
-    let link = d.link.to_string_lossy();
+    let link = d.link.as_os_str().as_bytes();
     let id = d.id | NAME_ID;
     let regular = RegFileEntry {
         id,
         flags: d.flags,
         pos: 0,
         fown: d.fown,
-        name: link.strip_suffix(" (deleted)").unwrap_or(&link).to_owned(),
+        name: link.strip_suffix(b" (deleted)").unwrap_or(link).to_vec(),
         mode: Some(d.mode),
         ..Default::default()
     };

@@ -11,7 +11,9 @@ use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, fchown};
 use proto::{RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyType};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// One restore.
@@ -153,7 +155,9 @@ impl Plan {
             }
             Origin::Own => Own::find()?.open(access)?,
             Origin::Node => {
-                let path = self.name(info).map_or_else(|| device::name(info.rdev), |name| name.name.clone());
+                let path = self
+                    .name(info)
+                    .map_or_else(|| device::name(info.rdev), |name| path_of(name).display().to_string());
                 let flags = access | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
                 open(path.as_str(), flags, Mode::empty()).map_err(TtyError::call(path, "open"))?
             }
@@ -206,7 +210,7 @@ impl Plan {
     }
 
     fn slave(&mut self, index: u32, info: &TtyInfoEntry, access: OFlag) -> Result<OwnedFd, BoxError> {
-        let path = self.name(info).map(|name| PathBuf::from(&name.name));
+        let path = self.name(info).map(|name| path_of(name).to_owned());
         Ok(self.pty(index, info)?.slave(access, path.as_deref())?)
     }
 
@@ -215,9 +219,9 @@ impl Plan {
         let of_pty = |info: &&TtyInfoEntry| info.pty.is_some_and(|pty| pty.index == index);
         let master = self.infos.values().filter(of_pty).find(|info| Plan::is_master(info));
         if let Some(name) = master.and_then(|master| self.name(master)) {
-            return PathBuf::from(&name.name);
+            return path_of(name).to_owned();
         }
-        let beside = self.name(info).and_then(|name| Some(Path::new(&name.name).parent()?.join("ptmx")));
+        let beside = self.name(info).and_then(|name| Some(path_of(name).parent()?.join("ptmx")));
         beside.filter(|path| path.exists()).unwrap_or_else(|| "/dev/ptmx".into())
     }
 
@@ -318,6 +322,10 @@ impl Plan {
 }
 
 /// The settings of an entry; `None` for a terminal that is hung up.
+fn path_of(name: &RegFileEntry) -> &Path {
+    Path::new(OsStr::from_bytes(&name.name))
+}
+
 fn settings(info: &TtyInfoEntry) -> Option<Settings> {
     Some(Settings {
         termios: info.termios.clone()?,

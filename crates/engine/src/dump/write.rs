@@ -30,7 +30,7 @@ pub(crate) fn new_images(task: &FrozenTask<'_>) -> Result<TaskImages> {
         exit_code,
         stop_signo,
         flags: stat.flags,
-        comm: String::from_utf8_lossy(&stat.comm).into_owned(),
+        comm: stat.comm.clone(),
         exit_signal: (stat.exit_signal != libc::SIGCHLD).then_some(stat.exit_signal.max(0) as u32),
         ..Default::default()
     };

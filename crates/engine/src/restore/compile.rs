@@ -382,7 +382,7 @@ fn reap(helpers: &[Helper], script: &mut Script) {
 /// Ends with the name and wait status of a zombie.
 fn die(task: &BuiltTask, status: i32, script: &mut Script) {
     script.set_what("zombie");
-    let name = script.c_string(task.tc().map_or("", |tc| &tc.comm).as_bytes());
+    let name = script.c_string(task.tc().map_or(b"", |tc| &tc.comm));
     script.syscall(libc::SYS_prctl, [libc::PR_SET_NAME.into(), name.into()]);
     let signal = status & 0x7f;
     if signal == 0 {

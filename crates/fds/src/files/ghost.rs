@@ -13,8 +13,10 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, Whence, lseek};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -97,7 +99,7 @@ impl Ghosts {
             .then(|| nix::fcntl::readlinkat(d.fd, ""))
             .transpose()
             .map_err(|e| failed("readlink")(e.into()))?
-            .map(|target| target.to_string_lossy().into_owned());
+            .map(OsStringExt::into_vec);
         let time = |sec: i64, nsec: i64| proto::Timeval { tv_sec: sec as u64, tv_usec: (nsec / 1000) as u64 };
         let head = GhostFileEntry {
             uid: stat.st_uid,
@@ -326,7 +328,8 @@ fn fill<R: Read>(
         SFlag::S_IFDIR if there => {}
         SFlag::S_IFDIR => fs::create_dir(place).map_err(failed("mkdir"))?,
         SFlag::S_IFLNK => {
-            std::os::unix::fs::symlink(head.symlnk_target(), place).map_err(failed("symlink"))?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(head.symlnk_target()), place)
+                .map_err(failed("symlink"))?;
         }
         _ => mknod(place, kind, mode, head.rdev().into()).map_err(|e| failed("mknod")(e.into()))?,
     }

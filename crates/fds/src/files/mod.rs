@@ -23,6 +23,7 @@ use criu_images::{Image, Record, RecordSet, Store, StoreExt, proto};
 use criu_resource::{BoxError, Descriptor, Fate, Numbers, Options, Place};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::fstat;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -267,7 +268,7 @@ impl Files {
         let state = self.state();
         let planned = &state.planned;
         let key = match (planned.regular.get(&id), planned.memfd.get(&id)) {
-            (Some(regular), _) => regular.name.trim_start_matches('/').to_owned(),
+            (Some(regular), _) => shown(regular).trim_start_matches('/').to_owned(),
             (_, Some(memfd)) => format!("/memfd:{}", planned.inodes.name(memfd)),
             _ => return Err(format!("files.img has no regular file with id {id:#x}").into()),
         };
@@ -284,7 +285,7 @@ impl Files {
             (Some(fd), Some(entry)) => return Ok(sys::reopen(fd.as_fd(), flags.unwrap_or(entry.flags))?),
             (Some(fd), None) => return Ok(fd),
             (None, Some(entry)) => {
-                let key = &entry.name;
+                let key = shown(entry);
                 return Err(format!("{key} was dumped as external; use --inherit-fd fd[N]:{key}").into());
             }
             (None, None) => {}
@@ -333,6 +334,11 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// A name as people and options have it.
+fn shown(entry: &proto::RegFileEntry) -> Cow<'_, str> {
+    String::from_utf8_lossy(&entry.name)
 }
 
 /// The descriptor of criu-rs that the user named to take the place of the file `key`.

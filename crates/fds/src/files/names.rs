@@ -29,9 +29,6 @@ pub enum NameError {
     /// unmounted file system.
     #[error("{} has no path from here: it lies on a mount that criu-rs cannot see", .0.display())]
     Unreachable(PathBuf),
-    /// The name is not valid UTF-8, which the image format demands.
-    #[error("the name {} is not valid UTF-8 and has no place in the images", .0.display())]
-    Encoding(PathBuf),
     /// Another file has the name now.
     #[error(
         "{} is another file now ({found_dev:x}:{found_ino}, {dev:x}:{ino} is open): it was replaced or mounted \
@@ -124,14 +121,13 @@ impl State {
             key.strip_prefix(&external).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         };
         if self.options.external.iter().any(given) {
-            return Ok(proto::RegFileEntry { ext: Some(true), ..entry(d, external) });
+            return Ok(proto::RegFileEntry { ext: Some(true), ..entry(d, external.into_bytes()) });
         }
         if !d.link.is_absolute() {
             return Err(NameError::Unreachable(d.link.to_owned()).into());
         }
         let path = self.reachable(d)?;
-        let name = path.to_str().ok_or_else(|| NameError::Encoding(path.to_owned()))?;
-        let mut entry = entry(d, name.to_owned());
+        let mut entry = entry(d, path.as_os_str().as_bytes().to_vec());
         let is_log =
             d.flags & (libc::O_ACCMODE | libc::O_APPEND) as u32 == (libc::O_WRONLY | libc::O_APPEND) as u32;
         if d.mode & libc::S_IFMT == libc::S_IFREG && !is_log {
@@ -193,7 +189,7 @@ impl State {
 
     /// What procfs tells about a process that ended: restore lets a process of that pid live for a while.
     fn dead_process<'a>(&mut self, d: &Descriptor<'_>, path: &'a Path) -> Result<&'a Path, BoxError> {
-        let pid = path.to_str().and_then(late::process_of);
+        let pid = late::process_of(path.as_os_str().as_bytes());
         let pid = pid.ok_or_else(|| NameError::Gone(path.to_owned()))?;
         let mut remap = RemapFilePathEntry { orig_id: d.id, remap_id: pid, remap_type: None };
         remap.set_remap_type(RemapType::Procfs);
@@ -222,7 +218,7 @@ impl State {
                 }
             }
         };
-        let name = link.to_str().ok_or_else(|| NameError::Encoding(link.clone()))?.to_owned();
+        let name = link.as_os_str().as_bytes().to_vec();
         self.links.made.push(link);
         let mut file = file_entry(proto::FdTypes::Reg, id);
         file.reg = Some(proto::RegFileEntry { id, fown: fown::none(), name, ..Default::default() });
@@ -238,7 +234,7 @@ fn same(stat: &FileStat, d: &Descriptor<'_>) -> bool {
     (stat.st_dev, stat.st_ino) == (d.dev, d.ino)
 }
 
-fn entry(d: &Descriptor<'_>, name: String) -> proto::RegFileEntry {
+fn entry(d: &Descriptor<'_>, name: Vec<u8>) -> proto::RegFileEntry {
     // A kernel log that is only written to has no position to be restored.
     let kmsg = d.mode & libc::S_IFMT == libc::S_IFCHR
         && d.rdev == libc::makedev(1, 11)

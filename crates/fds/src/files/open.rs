@@ -11,9 +11,11 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Flags that only count at the first opening of a file, or that restore sets itself.
@@ -91,10 +93,11 @@ pub enum OpenError {
 }
 
 /// Where a name of the images lies, under the new root if there is one.
-pub(crate) fn path(options: &Options, name: &str) -> PathBuf {
+pub(crate) fn path(options: &Options, name: &[u8]) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(name));
     match &options.root {
-        Some(root) => Path::new(root).join(name.trim_start_matches('/')),
-        None => PathBuf::from(name),
+        Some(root) => Path::new(root).join(path.strip_prefix("/").unwrap_or(path)),
+        None => path.to_owned(),
     }
 }
 

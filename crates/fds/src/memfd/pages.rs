@@ -112,7 +112,7 @@ fn load_range(
         buffer.resize(PIECE.min(range.end - offset) as usize, 0);
         pages.read_exact(&mut buffer).map_err(|e| criu_images::Error::io("pages", "read", e))?;
         file.write_all_at(&buffer, offset).map_err(|source| MemfdError::Io {
-            name: entry.name.clone(),
+            name: super::shown(entry),
             call: "write",
             source,
         })?;
@@ -128,7 +128,7 @@ fn load_huge(
     page: u64,
     pages: &mut dyn Read,
 ) -> Result<(), MemfdError> {
-    let name = || entry.name.clone();
+    let name = || super::shown(entry);
     let length = NonZeroUsize::new(page as usize).expect("a power of two");
     let mut at = range.start;
     while at < range.end {

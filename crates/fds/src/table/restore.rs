@@ -227,7 +227,7 @@ impl<'t> Restore<'t> {
         let files = &self.table.files;
         let directory = (libc::O_PATH | libc::O_DIRECTORY) as u32;
         let number_of = |id| files.number_of(self.context.numbers, id, directory);
-        let root = files.regular(fs.root_id).is_some_and(|root| root.name != "/");
+        let root = files.regular(fs.root_id).is_some_and(|root| root.name != b"/");
         let root = root.then(|| number_of(fs.root_id)).transpose()?;
         fs::steps(fs.umask, root, number_of(fs.cwd_id)?, script);
         Ok(())

@@ -11,6 +11,21 @@ use crate::unknown::Shape;
 
 /// The one field with names of unix sockets, which may begin with a zero byte.
 const UNIX_NAME: &str = "unix_sk_entry.name";
+/// Names that the kernel takes as they are. The reference calls them strings; they need not be UTF-8.
+const NAMES: [&str; 9] = [
+    "fanotify_mount_mark_entry.path",
+    "fh_entry.path",
+    "ghost_file_entry.symlnk_target",
+    "irmap_cache_entry.path",
+    "memfd_inode_entry.name",
+    "reg_file_entry.name",
+    "task_core_entry.comm",
+    "thread_core_entry.comm",
+    "unix_sk_entry.name_dir",
+];
+
+/// The key of a name that is no text.
+const BASE64: &str = "base64";
 
 pub(super) fn decode(descriptor: MessageDescriptor, bytes: &[u8]) -> Result<DynamicMessage, Wrong> {
     DynamicMessage::decode(descriptor, bytes).map_err(|error| wrong("", error.to_string()))
@@ -41,6 +56,10 @@ fn scalar(field: &FieldDescriptor, value: &Field) -> Value {
         Field::U64(value) => (*value).into(),
         Field::String(value) => value.as_str().into(),
         Field::Bytes(value) if field.full_name() == UNIX_NAME => text::quoted(value).into(),
+        Field::Bytes(value) if NAMES.contains(&field.full_name()) => match std::str::from_utf8(value) {
+            Ok(name) => name.into(),
+            Err(_) => Value::Object(Map::from_iter([(BASE64.to_owned(), text::base64(value).into())])),
+        },
         Field::Bytes(value) => text::base64(value).into(),
         Field::Message(value) => to_json(value).into(),
         Field::EnumNumber(number) => match field.kind() {
@@ -103,6 +122,12 @@ fn parse(field: &FieldDescriptor, value: &Value) -> Result<Field, Wrong> {
         Kind::Uint64 | Kind::Fixed64 => number(value).map(Field::U64),
         Kind::String => Ok(Field::String(text()?.to_owned())),
         Kind::Bytes if field.full_name() == UNIX_NAME => bytes(text::unquoted(text()?)),
+        Kind::Bytes if NAMES.contains(&field.full_name()) => {
+            match value.get(BASE64).and_then(Value::as_str) {
+                Some(encoded) => bytes(text::unbase64(encoded)),
+                None => bytes(Ok(text()?.as_bytes().to_vec())),
+            }
+        }
         Kind::Bytes => bytes(text::unbase64(text()?)),
         Kind::Message(inner) => message(inner, object(value)?).map(Field::Message),
         Kind::Enum(kind) => match value.as_str() {

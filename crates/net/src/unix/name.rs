@@ -42,7 +42,7 @@ pub(super) fn describe(fd: BorrowedFd<'_>, name: &[u8], entry: &mut UnixSkEntry)
             .map(|directory| directory.strip_suffix(b"/").unwrap_or(directory))
             .ok_or_else(|| Error::Unsupported(format!("relative name of a socket at {}", link.display())))?;
         let directory = if directory.is_empty() { b"/" } else { directory };
-        entry.name_dir = Some(String::from_utf8_lossy(directory).into_owned());
+        entry.name_dir = Some(directory.to_vec());
     }
     Ok(())
 }
@@ -65,6 +65,11 @@ fn io_error(call: &str, error: &io::Error) -> Error {
     Error::Call { call: call.into(), errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()) }
 }
 
+/// The directory that a relative name begins in.
+pub(super) fn directory(entry: &UnixSkEntry) -> Option<PathBuf> {
+    entry.name_dir.as_deref().map(|directory| std::ffi::OsStr::from_bytes(directory).into())
+}
+
 /// Where others reach a socket that is bound.
 #[derive(Debug)]
 pub(super) enum Reach {
@@ -80,7 +85,7 @@ pub(super) fn bind_entry(fd: BorrowedFd<'_>, entry: &UnixSkEntry) -> Result<Opti
     if name.is_empty() {
         return Ok(None);
     }
-    let directory = entry.name_dir.as_ref().map(PathBuf::from);
+    let directory = directory(entry);
     let address = address(name)?;
     let call = || format!("bind({})", show(name));
     if name[0] == 0 {

@@ -281,7 +281,7 @@ impl Wiring {
                         peer: name::show(&peer.name),
                     });
                 }
-                let directory = peer.name_dir.as_ref().map(Into::into);
+                let directory = name::directory(peer);
                 name::connect_to(made.fd.as_fd(), &Reach::Name(peer.name.clone(), directory))
             }
             _ => Ok(()),
