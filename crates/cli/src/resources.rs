@@ -2,7 +2,7 @@
 
 use criu_engine::Resources;
 use criu_fds::{
-    Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Nsfile, Pidfd, Pipe, Regular,
+    Bpfmap, Eventfd, Eventpoll, Fanotify, Fifo, Files, Inotify, Kind, Memfd, Nsfile, Pidfd, Pipe, Regular,
 };
 use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
@@ -32,6 +32,7 @@ fn kinds(files: &Arc<Files>, terminals: &Terminals) -> Vec<Box<dyn FileKind>> {
         Box::new(Kind::<Signalfd>::new()),
         Box::new(Kind::<Timerfd>::new()),
         Box::new(Pidfd),
+        Box::new(Bpfmap),
         Box::new(Kind::<Nsfile>::new()),
     ]
 }

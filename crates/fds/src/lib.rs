@@ -21,6 +21,7 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod alone;
+pub mod bpfmap;
 pub mod epoll;
 pub mod eventfd;
 pub mod fanotify;
@@ -48,6 +49,7 @@ pub mod timerfd;
 pub mod watch;
 
 pub use alone::Kind;
+pub use bpfmap::Bpfmap;
 pub use epoll::Eventpoll;
 pub use eventfd::Eventfd;
 pub use fanotify::Fanotify;

@@ -34,6 +34,7 @@ fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
         Box::new(Kind::<crate::Signalfd>::new()),
         Box::new(Kind::<crate::Timerfd>::new()),
         Box::new(crate::Pidfd),
+        Box::new(crate::Bpfmap),
         Box::new(Kind::<crate::Nsfile>::new()),
     ]
 }

@@ -10,6 +10,7 @@
 //! Nothing is probed or opened before its first use.
 
 pub mod arch;
+pub mod bpf;
 pub mod capability;
 pub mod clone3;
 mod error;
