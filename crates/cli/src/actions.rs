@@ -31,7 +31,9 @@ pub fn dump(
     let pipeline = Pipeline { service_socket: caller.socket, ..convert::pipeline(options) };
     let root = root(options)?;
     let parent = place.link_parent(options)?;
-    let mut stats = catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, hooks))?;
+    let timeout = convert::timeout(options);
+    let mut stats =
+        catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, timeout, hooks))?;
     parent.keep();
     dedup_after(options, &store);
     catalog.split_pages(&mut stats.counts);
@@ -46,7 +48,14 @@ pub fn pre_dump(options: &Options, place: &Workplace, hooks: &dyn Hooks) -> Resu
     let catalog = Catalog::new(None);
     let pipeline = convert::pipeline(options);
     let parent = place.link_parent(options)?;
-    let mut stats = criu_engine::pre_dump(root(options)?, &pipeline, catalog.ahead(), &store, hooks)?;
+    let mut stats = criu_engine::pre_dump(
+        root(options)?,
+        &pipeline,
+        catalog.ahead(),
+        &store,
+        convert::timeout(options),
+        hooks,
+    )?;
     parent.keep();
     dedup_after(options, &store);
     catalog.split_pages(&mut stats.counts);

@@ -141,6 +141,45 @@ mod target {
         });
     }
 
+    /// In vfork(2), from which no signal calls it.
+    #[test]
+    fn does_not_stop() {
+        with(&["pipes"], |case| {
+            let [end, over] = ["end", "over"].map(|name| case.criu.sandbox.path(name));
+            let words = [criu_testkit::fixture(), Path::new("vfork"), &end, &over].map(ToOwned::to_owned);
+            case.criu.sandbox.start("vfork", words).unwrap();
+            let sleeper = || {
+                let found = case.criu.sandbox.run(["pgrep", "-o", "-f", "criu-fixture vfork"]).unwrap();
+                found.stdout.trim().to_owned()
+            };
+            let deep = |pid: &str| {
+                let status = case.criu.sandbox.run(["grep", "^State:.D", &format!("/proc/{pid}/status")]);
+                status.unwrap().status.success()
+            };
+            while !deep(&sleeper()) {
+                std::thread::yield_now();
+            }
+            let (pid, images) = (sleeper(), case.criu.sandbox.folder("images").unwrap());
+            let words = ["dump", "-t", &pid, "-D", images.to_str().unwrap(), "--timeout"];
+            let start = std::time::Instant::now();
+            fails(&case.run(&[&words[..], &["1"]].concat()), &[&pid, "did not stop within 1 s", "--timeout"]);
+            assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+            // Who loses patience before that is heard.
+            let script = format!(
+                "{} {} 60 & sleep 0.5; kill -INT $!; wait $!",
+                case.criu.binary.display(),
+                words.join(" ")
+            );
+            fails(&case.criu.sandbox.run(["sh", "-c", &script]).unwrap(), &["interrupted"]);
+            case.has_no_images();
+            fs::write(end, "").unwrap();
+            while !over.exists() {
+                std::thread::yield_now();
+            }
+            case.is_as_before();
+        });
+    }
+
     #[test]
     fn is_traced() {
         with(&["pipes"], |case| {

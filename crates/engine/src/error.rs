@@ -88,6 +88,16 @@ pub enum Error {
         /// What is known of its end.
         how: String,
     },
+    /// A task takes too long to stop.
+    #[error(
+        "pid {pid} did not stop within {seconds} s: it is in a system call that nothing interrupts, vfork say, or one that waits for a file server; dump again later, or raise --timeout"
+    )]
+    Restless {
+        /// The process or thread.
+        pid: i32,
+        /// How long it was.
+        seconds: u64,
+    },
     /// The scripts take too long.
     #[error(
         "restore: the tasks were not complete after {seconds} s (waiting for {missing} of {total} threads); raise --timeout"

@@ -7,9 +7,10 @@ use crate::hooks::Hooks;
 use crate::{DumpStats, Error, Result};
 use criu_images::Store;
 use criu_resource::{Ahead, DumpContext, Fate, FrozenTree, Options};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Copies the memory of the tree below `root` into `store`. The tree stands still only while it is looked at.
+/// Copies the memory of the tree below `root` into `store`. The tree stands still only while it is looked at;
+/// its tasks have to stop within `timeout`.
 ///
 /// No stage is told to hooks, as in the reference; they can end it. After a failure no image is left.
 pub fn pre_dump(
@@ -17,13 +18,14 @@ pub fn pre_dump(
     options: &Options,
     ahead: &dyn Ahead,
     store: &dyn Store,
+    timeout: Duration,
     hooks: &dyn Hooks,
 ) -> Result<DumpStats> {
     criu_images::inventory::revoke(store)?;
     let scratch = Scratch::new(store);
     let context = DumpContext { options, store: &scratch };
     let start = Instant::now();
-    let stopped = freeze::freeze(root, &|| hooks.cancelled())?;
+    let stopped = freeze::freeze(root, timeout, &|| hooks.cancelled())?;
     let mut stats = DumpStats { freezing: start.elapsed(), ..DumpStats::default() };
     let failed = |source| Error::resource(ahead.name())(source);
     let tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };

@@ -83,6 +83,12 @@ pub enum Error {
         /// The system's word.
         errno: Errno,
     },
+    /// A thread did not stop when it was told to, and the caller would not wait longer.
+    #[error("pid {pid} does not stop: it is in a system call that nothing interrupts")]
+    Restless {
+        /// The process or thread.
+        pid: i32,
+    },
     /// The target does not react.
     #[error("pid {pid} did not {what} within {seconds} s; raise --timeout if the machine is that slow")]
     Timeout {

@@ -50,6 +50,15 @@ impl Seized {
     ///
     /// Errors name the reason: no such process, a kernel thread, another tracer, permission.
     pub fn seize(pid: i32) -> Result<Seized> {
+        Seized::seize_while(pid, &|| true)
+    }
+
+    /// Stops all threads of a process that may not stop: one in vfork(2), or in a system call that waits for a
+    /// file server, takes no notice. `go_on` is asked after each signal that interrupts the wait.
+    ///
+    /// Beside the errors of [`seize`](Self::seize), [`Error::Restless`] when `go_on` says no. The thread that did
+    /// not stop is traced until this thread of the caller ends.
+    pub fn seize_while(pid: i32, go_on: &dyn Fn() -> bool) -> Result<Seized> {
         if pid == std::process::id() as i32 {
             return Err(Error::Oneself { pid });
         }
@@ -67,7 +76,7 @@ impl Seized {
                 break;
             }
             known.extend(&fresh);
-            seized.stop(fresh)?;
+            seized.stop(fresh, go_on)?;
         }
         if seized.threads.is_empty() {
             return Err(Error::NoProcess { pid });
@@ -80,7 +89,7 @@ impl Seized {
     }
 
     /// Seizes threads in three passes, so that all of them are told to stop before any is waited for.
-    fn stop(&mut self, tids: Vec<Pid>) -> Result<()> {
+    fn stop(&mut self, tids: Vec<Pid>, go_on: &dyn Fn() -> bool) -> Result<()> {
         let mut live = Vec::with_capacity(tids.len());
         for tid in tids {
             match ptrace::seize(tid, Options::SYSGOOD | Options::SUSPEND_SECCOMP) {
@@ -98,7 +107,7 @@ impl Seized {
             let _ = ptrace::interrupt(tid); // a thread that ended says so in the wait below
         }
         for tid in live {
-            if let Some(thread) = self.wait_for_stop(tid)? {
+            if let Some(thread) = self.wait_for_stop(tid, go_on)? {
                 self.threads.push(thread);
             }
         }
@@ -106,9 +115,10 @@ impl Seized {
     }
 
     /// Waits until an interrupted thread stands in a ptrace stop; `None` when it ended instead.
-    fn wait_for_stop(&mut self, tid: Pid) -> Result<Option<Thread>> {
+    fn wait_for_stop(&mut self, tid: Pid, go_on: &dyn Fn() -> bool) -> Result<Option<Thread>> {
         loop {
-            match ptrace::wait(tid).map_err(Error::system(tid, "wait4"))? {
+            let stop = ptrace::wait_while(tid, go_on).map_err(Error::system(tid, "wait4"))?;
+            match stop.ok_or(Error::Restless { pid: tid.as_raw() })? {
                 Stop::EventStop => break,
                 Stop::GroupStop(signal) => {
                     self.stopped = Some(signal);

@@ -260,6 +260,26 @@ pub fn trace(pid: &str, said: &str) -> Result<()> {
     }
 }
 
+/// `criu-fixture vfork END OVER`: stands in vfork(2), where nothing but SIGKILL reaches it, until there is a file END;
+/// then makes OVER.
+pub fn vfork(end: &str, over: &str) -> Result<()> {
+    let end = CString::new(end)?;
+    let mut stack = vec![0; 64 << 10];
+    let child = Box::new(|| {
+        // SAFETY: a path that outlives the call; no memory of the parent's changes.
+        while unsafe { libc::access(end.as_ptr(), libc::F_OK) } != 0 {
+            // SAFETY: takes no pointer.
+            unsafe { libc::usleep(1000) };
+        }
+        0
+    });
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // SAFETY: the parent stands still while the child uses its memory, and the child has a stack of its own.
+    let child = unsafe { nix::sched::clone(child, &mut stack, flags, Some(libc::SIGCHLD)) }?;
+    waitpid(child, None)?;
+    crate::sandbox::publish(over.as_ref(), "over")
+}
+
 /// `criu-fixture measure FILE COMMAND…`: runs a command and writes how many microseconds it took, and the KiB of
 /// memory that its largest process had.
 pub fn measure(file: &str, command: &[String]) -> Result<()> {

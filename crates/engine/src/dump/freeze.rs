@@ -6,8 +6,46 @@ use criu_kernel::ptrace::{self, PendingQueue};
 use criu_kernel::{Pid, pidfd, proc::ProcDir};
 use criu_parasite::Seized;
 use criu_resource::{FrozenTask, FrozenThread, Life};
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Signals (SIGALRM) in a steady beat, so that no wait lasts for ever: whoever waits looks up at each. The first
+/// comes so late that a tree which stops at once sees none.
+struct Ticks {
+    before: SigAction,
+}
+
+impl Ticks {
+    fn start() -> Result<Ticks, Errno> {
+        extern "C" fn wake(_: i32) {}
+        let action = SigAction::new(SigHandler::Handler(wake), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing.
+        let before = unsafe { sigaction(Signal::SIGALRM, &action) }?;
+        beat(BEAT)?;
+        Ok(Ticks { before })
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        // Neither fails with arguments that were taken a moment ago.
+        let _ = beat(Duration::ZERO);
+        // SAFETY: the action that was in force before.
+        let _ = unsafe { sigaction(Signal::SIGALRM, &self.before) };
+    }
+}
+
+const BEAT: Duration = Duration::from_millis(100);
+
+fn beat(every: Duration) -> Result<(), Errno> {
+    let every = libc::timeval { tv_sec: every.as_secs() as _, tv_usec: every.subsec_micros() as _ };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: the kernel reads one timer; the old one is not asked for.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) }).map(drop)
+}
 
 /// One task of a stopped tree with what criu-rs holds of it.
 pub(crate) struct Held {
@@ -33,11 +71,23 @@ impl Stopped {
     }
 }
 
-/// Stops everything below `root`, parents first.
+/// Stops everything below `root`, parents first; each task within `timeout`.
 ///
 /// A parent that stands still makes no more children; so one pass in this order finds all, and further
 /// passes only look for those that a dying task left to a subreaper within the tree.
-pub(crate) fn freeze(root: i32, cancelled: &dyn Fn() -> bool) -> Result<Stopped> {
+pub(crate) fn freeze(root: i32, timeout: Duration, cancelled: &dyn Fn() -> bool) -> Result<Stopped> {
+    let _ticks = Ticks::start().map_err(Error::system("setitimer"))?;
+    let start = Instant::now();
+    let go_on = || !cancelled() && start.elapsed() < timeout;
+    let hold = |pid, parent| {
+        hold(pid, parent, &go_on).map_err(|error| match error {
+            Error::Parasite(criu_parasite::Error::Restless { .. }) if cancelled() => Error::Cancelled,
+            Error::Parasite(criu_parasite::Error::Restless { pid }) => {
+                Error::Restless { pid, seconds: timeout.as_secs() }
+            }
+            other => other,
+        })
+    };
     let mut tree = Stopped { held: Vec::new(), seized: Vec::new() };
     tree.push(hold(root, None)?.ok_or(criu_parasite::Error::NoProcess { pid: root })?);
     let mut known = HashSet::from([root]);
@@ -69,11 +119,11 @@ pub(crate) fn freeze(root: i32, cancelled: &dyn Fn() -> bool) -> Result<Stopped>
 }
 
 /// `None` when the task is gone for good.
-fn hold(pid: i32, parent: Option<usize>) -> Result<Option<(Held, Option<Seized>)>> {
+fn hold(pid: i32, parent: Option<usize>, go_on: &dyn Fn() -> bool) -> Result<Option<(Held, Option<Seized>)>> {
     let id = Pid::from_raw(pid);
     let Ok(pidfd) = pidfd::open(id, pidfd::Flags::empty()) else { return Ok(None) };
     let proc = ProcDir::open(id)?;
-    let (seized, life) = match Seized::seize(pid) {
+    let (seized, life) = match Seized::seize_while(pid, go_on) {
         Ok(seized) => {
             let life = seized.stopped_by().map_or(Life::Alive, Life::Stopped);
             (Some(seized), life)

@@ -19,9 +19,9 @@ use criu_script::{Outcome, Script};
 use freeze::Stopped;
 use scratch::Scratch;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Dumps the process tree below `root` into `store`.
+/// Dumps the process tree below `root` into `store`. Its tasks have to stop within `timeout`.
 ///
 /// Until the inventory, the last image, is written and the hooks agree, every failure leaves the tree running as
 /// before and removes the images again. When this process dies, the tree runs on.
@@ -30,6 +30,7 @@ pub fn dump(
     options: &Options,
     resources: Resources<'_>,
     store: &dyn Store,
+    timeout: Duration,
     hooks: &mut dyn Hooks,
 ) -> Result<DumpStats> {
     notify(hooks, Action::PreDump, Some(root))?;
@@ -37,7 +38,7 @@ pub fn dump(
     criu_images::inventory::revoke(store)?;
     let scratch = Scratch::new(store);
     let start = Instant::now();
-    let mut stopped = freeze::freeze(root, &|| hooks.cancelled())?;
+    let mut stopped = freeze::freeze(root, timeout, &|| hooks.cancelled())?;
     let mut stats = DumpStats { freezing: start.elapsed(), ..DumpStats::default() };
     tracing::info!("dump: {} tasks frozen", stopped.held.len());
 

@@ -14,7 +14,7 @@ pub use info::{
     pending_signals, rseq_configuration, seccomp_filter, seccomp_filter_flags, set_sigmask,
     set_syscall_user_dispatch, siginfo, sigmask, syscall_info, syscall_user_dispatch,
 };
-pub use wait::{Event, Stop, Waited, decode, wait, wait_any, wait_no_hang};
+pub use wait::{Event, Stop, Waited, decode, wait, wait_any, wait_no_hang, wait_while};
 
 use libc::{c_long, c_uint, c_void, iovec};
 use nix::Result;

@@ -104,6 +104,19 @@ pub fn wait(tid: Pid) -> Result<Stop> {
     }
 }
 
+/// Waits as [`wait`] does, as long as `go_on`, asked after each signal that interrupts the wait, says so; `None` when
+/// it does not.
+pub fn wait_while(tid: Pid, go_on: &dyn Fn() -> bool) -> Result<Option<Stop>> {
+    loop {
+        match wait4_once(tid.as_raw(), 0) {
+            Ok(Some(waited)) => return Ok(Some(waited.stop)),
+            Err(Errno::EINTR) if !go_on() => return Ok(None),
+            Ok(None) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// What news one thread has, if any; does not wait.
 pub fn wait_no_hang(tid: Pid) -> Result<Option<Stop>> {
     Ok(wait4(tid.as_raw(), libc::WNOHANG)?.map(|waited| waited.stop))
@@ -116,16 +129,19 @@ pub fn wait_any(no_hang: bool) -> Result<Option<Waited>> {
 
 fn wait4(pid: i32, flags: i32) -> Result<Option<Waited>> {
     loop {
-        let mut status = 0;
-        // SAFETY: the status is ours to fill; no usage structure is asked for.
-        let found = unsafe { libc::wait4(pid, &mut status, flags | libc::__WALL, std::ptr::null_mut()) };
-        match Errno::result(found) {
-            Ok(0) => return Ok(None),
-            Ok(tid) => {
-                return Ok(Some(Waited { tid: Pid::from_raw(tid), stop: decode(status) }));
-            }
+        match wait4_once(pid, flags) {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
+            result => return result,
         }
     }
+}
+
+fn wait4_once(pid: i32, flags: i32) -> Result<Option<Waited>> {
+    let mut status = 0;
+    // SAFETY: the status is ours to fill; no usage structure is asked for.
+    let found = unsafe { libc::wait4(pid, &mut status, flags | libc::__WALL, std::ptr::null_mut()) };
+    Ok(match Errno::result(found)? {
+        0 => None,
+        tid => Some(Waited { tid: Pid::from_raw(tid), stop: decode(status) }),
+    })
 }

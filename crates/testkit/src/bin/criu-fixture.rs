@@ -19,6 +19,7 @@ fn main() -> Result<()> {
         ["measure", file, ..] => inside::measure(file, &arguments[2..]),
         ["traces"] => inside::traces(),
         ["trace", pid, said] => inside::trace(pid, said),
+        ["vfork", end, over] => inside::vfork(end, over),
         _ => bail!("usage: criu-fixture run NAME FOLDER [ARGUMENT…] | list"),
     }
 }
