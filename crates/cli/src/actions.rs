@@ -1,6 +1,6 @@
 //! A dump and a restore as the options say: what the command line and the RPC have in common.
 
-use crate::{convert, resources::Catalog, workplace::Workplace};
+use crate::{convert, page_server, resources::Catalog, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
 use criu_engine::{Action, DumpStats, Hooks, Restored};
@@ -27,7 +27,10 @@ pub fn dump(
     hooks: &mut dyn Hooks,
 ) -> Result<DumpStats> {
     let store = place.new_images()?;
-    let catalog = Catalog::new(caller.orphans.clone());
+    let mut catalog = Catalog::new(caller.orphans.clone());
+    if let Some(server) = page_server::connect(options)? {
+        catalog.send_pages_to(server);
+    }
     let pipeline = Pipeline { service_socket: caller.socket, ..convert::pipeline(options) };
     let root = root(options)?;
     let parent = place.link_parent(options)?;
@@ -45,7 +48,10 @@ pub fn dump(
 /// Copies the memory of the tree below `--tree`, which runs on.
 pub fn pre_dump(options: &Options, place: &Workplace, hooks: &dyn Hooks) -> Result<DumpStats> {
     let store = place.new_images()?;
-    let catalog = Catalog::new(None);
+    let mut catalog = Catalog::new(None);
+    if let Some(server) = page_server::connect(options)? {
+        catalog.send_pages_to(server);
+    }
     let pipeline = convert::pipeline(options);
     let parent = place.link_parent(options)?;
     let mut stats = criu_engine::pre_dump(
@@ -65,7 +71,7 @@ pub fn pre_dump(options: &Options, place: &Workplace, hooks: &dyn Hooks) -> Resu
 }
 
 /// `--auto-dedup`, once the images are complete: a dump that fails takes nothing from its parents.
-fn dedup_after(options: &Options, store: &DirStore) {
+pub fn dedup_after(options: &Options, store: &DirStore) {
     if !options.auto_dedup {
         return;
     }

@@ -58,8 +58,9 @@ impl Backend for CommandLine {
         crate::cpuinfo::check(job.options(), &place(job)?).map(drop).map_err(failure)
     }
 
-    fn page_server(&self, _: &Job, _: bool) -> Result<PageServer, Failure> {
-        Err(Failure::not_supported("the page server"))
+    fn page_server(&self, job: &Job) -> Result<PageServer, Failure> {
+        let place = place(job)?;
+        crate::page_server::start_for_client(job.options(), &place, || job.client.leave()).map_err(failure)
     }
 
     fn features(&self) -> Features {

@@ -7,6 +7,7 @@ mod convert;
 mod cpuinfo;
 mod dump;
 mod log;
+mod page_server;
 mod progress;
 mod resources;
 mod restore;
@@ -87,6 +88,7 @@ fn act(invocation: &Invocation, sources: &Sources, config: &Config) -> Result<u8
         Command::Dump => dump::run(options, &place),
         Command::PreDump => dump::run_ahead(options, &place),
         Command::Restore => restore::run(options, &place, &invocation.operands),
+        Command::PageServer => page_server::run(options, &place),
         Command::Dedup => actions::dedup(&place),
         Command::Check => check::run(options),
         Command::CpuinfoDump => cpuinfo::dump(&place),

@@ -6,7 +6,7 @@ use criu_fds::{
 };
 use criu_fds::{Signalfd, Table, Timerfd};
 use criu_images::proto;
-use criu_mem::{MappedFiles, Memory, Parked};
+use criu_mem::{MappedFiles, Memory, Parked, transfer};
 use criu_resource::{Ahead, BoxError, FileKind, RestoreContext};
 use criu_tty::{OrphanMaster, Terminals};
 use std::os::fd::BorrowedFd;
@@ -68,6 +68,11 @@ impl Catalog {
         })
     }
 
+    /// Sends the memory of a dump to a page server.
+    pub fn send_pages_to(&mut self, server: transfer::Client) {
+        self.memory.send_to(server);
+    }
+
     /// What a pre-dump copies.
     pub fn ahead(&self) -> &dyn Ahead {
         &self.memory
@@ -84,7 +89,9 @@ impl Catalog {
     pub fn split_pages(&self, entry: &mut proto::DumpStatsEntry) {
         let counts = self.memory.counts();
         // More than memory writes such images: that of a memfd counts as shared.
-        let shared = entry.pages_written - counts.pages_written;
+        let sent = if self.memory.is_remote() { counts.shared_pages_written } else { 0 };
+        let here = if self.memory.is_remote() { 0 } else { counts.pages_written };
+        let shared = entry.pages_written - here + sent;
         entry.pages_scanned = counts.pages_written + counts.pages_in_parent;
         entry.pages_skipped_parent = counts.pages_in_parent;
         entry.pages_written = counts.pages_written;

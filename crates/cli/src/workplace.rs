@@ -37,6 +37,13 @@ impl Workplace {
         Ok(DirStore::open_writable(&self.images)?)
     }
 
+    /// Writes `--pidfile`, if it is asked for; for containers' sake without a line end.
+    pub fn write_pidfile(&self, options: &Options, pid: i32) -> Result<()> {
+        let Some(path) = &options.pidfile else { return Ok(()) };
+        let path = self.work.join(path);
+        std::fs::write(&path, pid.to_string()).with_context(|| format!("--pidfile {}", path.display()))
+    }
+
     /// Links the images directory to its parent (`--prev-images-dir`). What is returned takes the link away again,
     /// unless it is kept.
     pub fn link_parent(&self, options: &Options) -> Result<ParentLink> {

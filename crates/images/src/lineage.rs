@@ -240,7 +240,10 @@ impl Pages {
         if let [part] = &self.parts[..]
             && part.offset == 0
         {
-            return self.open(lineage, part.level);
+            let image = self.open(lineage, part.level)?;
+            if image.len() == part.len {
+                return Ok(image);
+            }
         }
         let mut readers: Vec<Option<Box<dyn ImageReader>>> = Vec::new();
         for part in &self.parts {

@@ -4,9 +4,8 @@
 //! So the tasks stand still only while their areas are listed.
 
 use crate::collect::Collected;
-use crate::pages::{self, Source};
+use crate::pages::Source;
 use crate::{Memory, parent};
-use criu_images::Lineage;
 use criu_resource::{Ahead, BoxError, Copy, DumpContext, FrozenTree};
 
 impl Ahead for Memory {
@@ -21,9 +20,6 @@ impl Ahead for Memory {
             // The dump will have to store these itself.
             job.runs = parent::without(&job.runs, &job.own);
         }
-        Ok(Box::new(move || {
-            self.leave_to_parent(&Lineage::open(context.store)?, &mut jobs)?;
-            pages::store_all(context.store, jobs)
-        }))
+        Ok(Box::new(move || self.store(context.store, jobs)))
     }
 }

@@ -3,11 +3,11 @@
 use crate::collect::{Collected, TaskMemory};
 use crate::error::{Error, Place};
 use crate::mm::Question;
-use crate::pages::{self, Source};
+use crate::pages::Source;
 use crate::vma::{Area, FileKey};
 use crate::{Memory, aio, status};
 use criu_images::proto::{MmEntry, VmaEntry};
-use criu_images::{Image, Lineage, Record, RecordSet};
+use criu_images::{Image, Record, RecordSet};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::{
@@ -118,9 +118,8 @@ impl TreeDump for Dump<'_> {
         let namespace = OWN_IPC_NAMESPACE.into();
         let segments = &self.found.segments;
         records.extend(segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
-        let mut jobs = self.found.jobs(self.memory.pages_ids(), Source::Task)?;
-        self.memory.leave_to_parent(&Lineage::open(self.context.store)?, &mut jobs)?;
-        pages::store_all(self.context.store, jobs)?;
+        let jobs = self.found.jobs(self.memory.pages_ids(), Source::Task)?;
+        self.memory.store(self.context.store, jobs)?;
         for task in self.found.tasks.values() {
             aio::refuse_progress(task.pid, &task.mm.aios, &task.tails)?;
         }

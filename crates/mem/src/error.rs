@@ -82,6 +82,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A page server failed, or the way to it.
+    #[error("the page server at {server} {reason}")]
+    Server {
+        /// Where it is.
+        server: String,
+        /// What it did.
+        reason: String,
+    },
     /// Writing pages failed.
     #[error("{image}: write: {source}{}", full(.source))]
     Write {

@@ -12,6 +12,7 @@
 //! | [`pages`] | the transfer of pages to images |
 //! | `read` | reading them, from outside |
 //! | `parent` | which of them an earlier checkpoint has |
+//! | [`transfer`] | pages that go to another machine |
 //! | [`shmem`] | shared anonymous memory |
 //! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
@@ -39,6 +40,7 @@ pub mod scan;
 pub mod shmem;
 pub mod status;
 pub mod sysv;
+pub mod transfer;
 pub mod vdso;
 pub mod vma;
 
@@ -52,7 +54,7 @@ mod seat;
 pub use error::Error;
 pub use vdso::Parked;
 
-use criu_images::Lineage;
+use criu_images::{Lineage, Store};
 use criu_resource::{BoxError, BuiltTree, DumpContext, FrozenTree};
 use criu_resource::{RestoreContext, TreeDump, TreeRestore, TreeState};
 use std::os::fd::BorrowedFd;
@@ -94,12 +96,13 @@ pub struct Memory {
     files: Box<dyn MappedFiles>,
     parked: Mutex<Vec<Parked>>,
     counts: Mutex<Counts>,
+    server: Option<Mutex<transfer::Client>>,
 }
 
 impl Memory {
     /// With someone who knows mapped files.
     pub fn new(files: impl MappedFiles + 'static) -> Self {
-        Memory { files: Box::new(files), parked: Mutex::default(), counts: Mutex::default() }
+        Memory { files: Box::new(files), parked: Mutex::default(), counts: Mutex::default(), server: None }
     }
 
     /// Restore: tells where the parts of criu-rs's own vDSO wait in every task. Before the first step is
@@ -121,13 +124,28 @@ impl Memory {
         PagesIds(0)
     }
 
-    /// Takes out of the jobs what the parent checkpoint has, if there is one; counts what is left.
-    fn leave_to_parent(&self, lineage: &Lineage<'_>, jobs: &mut [pages::Job]) -> Result<(), BoxError> {
-        if lineage.is_incremental() {
-            parent::compare_all(lineage, jobs)?;
+    /// Sends the pages of the next dump there, instead of storing them.
+    pub fn send_to(&mut self, server: transfer::Client) {
+        self.server = Some(Mutex::new(server));
+    }
+
+    /// Whether pages go to a page server.
+    pub fn is_remote(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Stores or sends the pages, but for those that the parent checkpoint has.
+    fn store(&self, store: &dyn Store, mut jobs: Vec<pages::Job>) -> Result<(), BoxError> {
+        if let Some(server) = &self.server {
+            self.count(&jobs);
+            return Ok(server.lock().unwrap_or_else(|e| e.into_inner()).send_all(&jobs)?);
         }
-        self.count(jobs);
-        Ok(())
+        let lineage = Lineage::open(store)?;
+        if lineage.is_incremental() {
+            parent::compare_all(&lineage, &mut jobs)?;
+        }
+        self.count(&jobs);
+        pages::store_all(store, jobs)
     }
 
     fn count(&self, jobs: &[pages::Job]) {

@@ -203,7 +203,7 @@ fn store_one(
     match writer.as_fd().map(|fd| fd.try_clone_to_owned()).transpose()? {
         None => {
             for (_, runs) in &units {
-                copy(&reader, runs, buffer, &mut |bytes| {
+                copy(&reader, runs, buffer, &mut |_, bytes| {
                     writer.write_all(bytes).map_err(|source| Error::Write { image: name.clone(), source })
                 })?;
             }
@@ -217,7 +217,7 @@ fn store_one(
                     let next = last.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some((offset, runs)) = units.get(next) else { return Ok(()) };
                     let mut at = *offset;
-                    copy(&reader, runs, buffer, &mut |bytes| {
+                    copy(&reader, runs, buffer, &mut |_, bytes| {
                         write_sparsely(&file, bytes, at).map_err(failed)?;
                         at += bytes.len() as u64;
                         Ok(())
@@ -257,12 +257,15 @@ fn is_zero(page: &[u8]) -> bool {
         && page.chunks(256).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
-/// Reads the runs, a buffer at a time, and gives the bytes on.
-fn copy(
+/// Takes pieces of runs and the bytes in them.
+type Give<'a> = dyn FnMut(&[Run], &[u8]) -> Result<(), Error> + 'a;
+
+/// Reads the runs, a buffer at a time, and gives the bytes on, with the pieces of runs that they are.
+pub(crate) fn copy(
     reader: &Reader<'_>,
     runs: &[Run],
     buffer: &mut Vec<u8>,
-    give: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    give: &mut Give<'_>,
 ) -> Result<(), Error> {
     buffer.resize(BUFFER, 0);
     let mut batch: Vec<Run> = Vec::new();
@@ -275,7 +278,7 @@ fn copy(
             (start, filled) = (start + len, filled + len);
             if filled == BUFFER as u64 {
                 reader.read(&batch, &mut buffer[..])?;
-                give(&buffer[..])?;
+                give(&batch, &buffer[..])?;
                 batch.clear();
                 filled = 0;
             }
@@ -284,7 +287,7 @@ fn copy(
     if filled > 0 {
         let bytes = &mut buffer[..filled as usize];
         reader.read(&batch, bytes)?;
-        give(bytes)?;
+        give(&batch, bytes)?;
     }
     Ok(())
 }

@@ -57,12 +57,11 @@ pub trait Backend {
     /// The CPU lacks some, or the image cannot be read.
     fn cpuinfo_check(&self, job: &Job) -> Result<(), Failure>;
 
-    /// Starts a page server and returns while it runs. With `child` it is a direct child of this process, for
-    /// which the client will wait.
+    /// Starts a page server and returns while it runs: a child of this process, for which the client may wait.
     ///
     /// # Errors
     /// The server cannot be started.
-    fn page_server(&self, job: &Job, child: bool) -> Result<PageServer, Failure>;
+    fn page_server(&self, job: &Job) -> Result<PageServer, Failure>;
 
     /// What this kernel and this version can do.
     fn features(&self) -> Features;

@@ -67,6 +67,12 @@ impl Client {
         fstat(self.socket.as_fd()).ok().map(|stat| stat.st_ino)
     }
 
+    /// Closes the socket in a child process that has no business with the client and ends by exit(3), so that
+    /// the connection ends with the process that serves it.
+    pub fn leave(&self) {
+        let _ = nix::unistd::close(self.socket.as_raw_fd()); // it is this process's own copy
+    }
+
     /// Whether the client has closed its end.
     pub fn has_hung_up(&self) -> bool {
         let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];

@@ -71,9 +71,7 @@ impl Session<'_> {
             Kind::Check => self.in_worker(message, kind, Command::Check),
             Kind::CpuinfoDump => self.in_worker(message, kind, Command::CpuinfoDump),
             Kind::CpuinfoCheck => self.in_worker(message, kind, Command::CpuinfoCheck),
-            Kind::PageServer | Kind::PageServerChld => {
-                self.page_server(message, kind == Kind::PageServerChld)
-            }
+            Kind::PageServer | Kind::PageServerChld => self.page_server(message),
             // It leaves this process with more than it came with, threads among it.
             Kind::Restore if keep_open => {
                 self.answer(kind, Err(Failure::bad_request("keep_open is not possible with RESTORE")))
@@ -239,13 +237,13 @@ impl Session<'_> {
         done
     }
 
-    fn page_server(&self, message: &Message, child: bool) -> Done {
+    fn page_server(&self, message: &Message) -> Done {
         let result = caught(|| {
             let job =
                 job::prepare(message, Command::PageServer, &self.client, &self.sources, self.inherited)?;
             self.backend.start_log(&job)?;
             job.log();
-            self.backend.page_server(&job, child)
+            self.backend.page_server(&job)
         });
         log(&result);
         let ps = result.as_ref().ok().map(|server| CriuPageServerInfo {

@@ -45,7 +45,7 @@ fn split(text: &str, at: char) -> bool {
 const FD: Kind = Kind::Int(0, i32::MAX as i64);
 const PID: Kind = Kind::Int(1, i32::MAX as i64);
 const SECONDS: Kind = Kind::Int(0, u32::MAX as i64);
-const PORT: Kind = Kind::Int(1, 65535);
+const PORT: Kind = Kind::Int(0, 65535);
 const TEXTS: Kind = Kind::List(Item::Text);
 
 const fn flag(name: &'static str, group: Group, help: &'static str) -> Opt {
@@ -185,14 +185,14 @@ pub static OPTIONS: &[Opt] = &[
     flag("lazy-pages", Group::Memory, "Restore pages on demand")
         .on(PAGES).rpc(&["lazy_pages"]).support(NOT_YET),
     flag("page-server", Group::Memory, "Send pages to a page server")
-        .no().on(&[Dump, PreDump, LazyPages]).rpc(&["ps"]).support(NOT_YET),
+        .no().on(&[Dump, PreDump, LazyPages]).rpc(&["ps"]),
     // Server
     Opt::new("address", Kind::Text, Group::Server, "Page server, or socket of the service")
         .value("ADDRESS").on(&[Dump, PreDump, PageServer, LazyPages, Service]).rpc(&["ps.address"]),
-    Opt::new("port", PORT, Group::Server, "Port of the page server")
+    Opt::new("port", PORT, Group::Server, "Port of the page server; 0 is any")
         .value("PORT").on(&[Dump, PreDump, PageServer, LazyPages]).rpc(&["ps.port"]),
     Opt::new("ps-socket", FD, Group::Server, "Page server on this descriptor")
-        .value("FD").on(&[Dump, PreDump, PageServer, LazyPages]).rpc(&["ps.fd"]).support(NOT_YET),
+        .value("FD").on(&[Dump, PreDump, PageServer, LazyPages]).rpc(&["ps.fd"]),
     flag("daemon", Group::Server, "Go to the background once ready")
         .no().on(SERVERS),
     flag("tls", Group::Server, "Encrypt the page server's connection")

@@ -168,7 +168,7 @@ impl Backend for Fake {
     }
 
     #[allow(clippy::zombie_processes, reason = "the client waits for it, by WAIT_PID")]
-    fn page_server(&self, _: &Job, _: bool) -> Result<PageServer, Failure> {
+    fn page_server(&self, _: &Job) -> Result<PageServer, Failure> {
         let server = Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
         Ok(PageServer { pid: server.id() as i32, port: 9876 })
     }
