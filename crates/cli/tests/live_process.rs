@@ -14,7 +14,7 @@ macro_rules! survive {
 }
 
 survive! {
-    sessions zombies orphans exit_signal parent_death_signal
+    sessions zombies orphans exit_signal parent_death_signal many_processes
     threads rseq vectors interrupted_calls
     signal_actions pending_signals alternate_stacks
     interval_timers posix_timers
