@@ -322,6 +322,9 @@ mod surroundings {
             // The next process gets the number after the one written there.
             let number = case.target.pid - 1;
             let sandbox = case.criu.sandbox;
+            // It is dead, but who reaps it may be slow.
+            let entry = format!("/proc/{}", case.pid());
+            while sandbox.run(["test", "-e", &entry]).unwrap().status.success() {}
             let told = sandbox.path("squatter");
             let script = format!(
                 "echo {number} > /proc/sys/kernel/ns_last_pid; sleep 60 & echo $! > {0}.new; mv {0}.new {0}; wait",

@@ -98,9 +98,9 @@ pub enum Error {
         /// How long it was.
         seconds: u64,
     },
-    /// The scripts take too long.
+    /// The scripts stand still.
     #[error(
-        "restore: the tasks were not complete after {seconds} s (waiting for {missing} of {total} threads); raise --timeout"
+        "restore: no task has got further for {seconds} s (waiting for {missing} of {total} threads); raise --timeout"
     )]
     Timeout {
         /// How long it was.
@@ -111,7 +111,7 @@ pub enum Error {
         total: u32,
     },
     /// The user or a signal wants it to stop.
-    #[error("interrupted; the tasks run on as before")]
+    #[error("interrupted; all is as before")]
     Cancelled,
     /// A hook (action script, RPC client) failed.
     #[error("{action}: {source}")]

@@ -30,7 +30,7 @@ pub(super) const DETAILS: &[(&str, &str)] = &[
          itself. With this option such a task joins the session, group and terminal of criu-rs on restore; set it on \
          dump and on restore.",
     ),
-    ("timeout", "0 waits for ever."),
+    ("timeout", "On dump, for a task to stop; on restore, for any task to get further. 0 waits for ever."),
     (
         "freeze-cgroup",
         "The tree is stopped as a whole either way: parents first, so that no child gets away.",

@@ -70,8 +70,8 @@ pub static OPTIONS: &[Opt] = &[
         .on(&[Restore]).rpc(&["exec_cmd"]),
     flag("shell-job", Group::Tasks, "Allow a session or terminal shared outside")
         .short('j').no().on(TREES).rpc(&["shell_job"]),
-    Opt::new("timeout", SECONDS, Group::Tasks, "Longest wait for tasks to freeze")
-        .value("SECONDS").default("10").on(DUMPS).rpc(&["timeout"]),
+    Opt::new("timeout", SECONDS, Group::Tasks, "Longest wait for a task to react")
+        .value("SECONDS").default("10").on(TREES).rpc(&["timeout"]),
     Opt::new("freeze-cgroup", Kind::Path, Group::Tasks, "Freeze the tasks through this cgroup")
         .value("PATH").on(DUMPS).rpc(&["freeze_cgroup"]).support(NO_EFFECT),
     Opt::new("cpu-cap", Kind::CpuCap, Group::Tasks, "CPU checks: cpu fpu ins all none")

@@ -13,7 +13,7 @@ use compile::{Part, Program};
 use criu_images::Store;
 use criu_resource::{BuiltTree, Numbers, Options, RestoreContext};
 use place::Placed;
-use run::Run;
+use run::{Patience, Run};
 use space::Space;
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -32,6 +32,8 @@ pub struct Restored {
 pub type ParkVdso<'a> = dyn Fn(&[(String, u64, u64)]) + 'a;
 
 /// Restores the tree that `store` holds.
+///
+/// Gives up when no task gets further for `timeout`.
 ///
 /// Nothing is created before all images are read and checked. When a later step fails, every task made so
 /// far is killed; the images stay as they are.
@@ -59,7 +61,9 @@ pub fn restore(
         part.prepare(&mut placed).map_err(Error::resource(name))?;
     }
     let forking = Instant::now();
-    let mut run = run_scripts(&tree, &program, options.restore_sibling, timeout)?;
+    let cancelled = || hooks.cancelled();
+    let patience = Patience::new(timeout, &cancelled);
+    let mut run = run_scripts(&tree, &program, options.restore_sibling, patience)?;
     let forking = forking.elapsed();
     // Not before all pids of the tree are taken: a script would find one of them free for itself.
     notify(hooks, Action::SetupNamespaces, Some(root))?;
@@ -83,13 +87,13 @@ fn run_scripts<'a>(
     tree: &'a BuiltTree,
     program: &'a Program,
     sibling: bool,
-    timeout: Duration,
+    mut patience: Patience<'_>,
 ) -> Result<Run<'a>> {
-    let patience = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + Duration::from_secs(1);
     loop {
         let mut run = Run::load(tree, program)?;
-        match run.go(sibling, timeout) {
-            Err(Error::PidLingers { .. }) if Instant::now() < patience => drop(run),
+        match run.go(sibling, &mut patience) {
+            Err(Error::PidLingers { .. }) if Instant::now() < deadline => drop(run),
             result => return result.map(|()| run),
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -14,6 +14,21 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+/// How long to wait for tasks that do not get further.
+pub(crate) struct Patience<'a> {
+    timeout: Duration,
+    cancelled: &'a dyn Fn() -> bool,
+    until: Instant,
+    /// What was done when last looked at.
+    done: u64,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn new(timeout: Duration, cancelled: &'a dyn Fn() -> bool) -> Patience<'a> {
+        Patience { timeout, cancelled, until: Instant::now() + timeout, done: 0 }
+    }
+}
+
 /// The tasks under construction. Dropped, it kills them all.
 pub(crate) struct Run<'a> {
     tree: &'a BuiltTree,
@@ -41,7 +56,7 @@ impl<'a> Run<'a> {
     }
 
     /// Clones the root, which does the rest, and waits until every thread is complete.
-    pub(crate) fn go(&mut self, sibling: bool, timeout: Duration) -> Result<()> {
+    pub(crate) fn go(&mut self, sibling: bool, patience: &mut Patience<'_>) -> Result<()> {
         pids::check(self.tree)?;
         let root = self.tree.tasks[0].pid() as i32;
         let flags = if sibling { libc::CLONE_PARENT as u64 } else { 0 };
@@ -59,31 +74,24 @@ impl<'a> Run<'a> {
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None).map_err(Error::system("sigprocmask"))?;
         match cloned {
             Ok(_) => {
-                let deadline = Instant::now() + timeout;
                 if let Some(restraint) = self.program.restraint.clone() {
-                    self.trace(&restraint, deadline, timeout)?;
+                    self.trace(&restraint, patience)?;
                 }
-                self.wait(deadline, timeout)
+                let total = self.total();
+                self.wait_for(&self.area.shared().finished, total, patience)
             }
             Err(Errno::EEXIST) => Err(pids::explain(root)),
             Err(errno) => Err(Error::system("clone3")(errno)),
         }
     }
 
-    fn wait(&self, deadline: Instant, timeout: Duration) -> Result<()> {
-        let total = self.program.jobs.iter().filter(|job| job.kind != Kind::Brief).count() as u32;
-        self.wait_for(&self.area.shared().finished, total, total, deadline, timeout)
+    /// Threads that come to their end and wait there.
+    fn total(&self) -> u32 {
+        self.program.jobs.iter().filter(|job| job.kind != Kind::Brief).count() as u32
     }
 
     /// Waits until a word has reached `count`; fails with the first step that does.
-    fn wait_for(
-        &self,
-        word: &AtomicU32,
-        count: u32,
-        total: u32,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> Result<()> {
+    fn wait_for(&self, word: &AtomicU32, count: u32, patience: &mut Patience<'_>) -> Result<()> {
         let shared = self.area.shared();
         loop {
             if shared.abort.load(SeqCst) != 0 {
@@ -94,20 +102,45 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             if criu_parasite::area::wait_for_change(word, seen) == Err(Errno::ETIMEDOUT) {
-                self.look_for_deaths()?;
-                if Instant::now() > deadline {
-                    let missing = total.saturating_sub(shared.finished.load(SeqCst));
-                    return Err(Error::Timeout { seconds: timeout.as_secs(), missing, total });
-                }
+                self.look_up(patience)?;
             }
         }
     }
 
+    /// Whether there is something to wait for.
+    fn look_up(&self, patience: &mut Patience<'_>) -> Result<()> {
+        self.look_for_deaths()?;
+        if (patience.cancelled)() {
+            return Err(Error::Cancelled);
+        }
+        if Instant::now() > patience.until {
+            let done = self.done();
+            if done == patience.done {
+                let total = self.total();
+                let missing = total.saturating_sub(self.area.shared().finished.load(SeqCst));
+                return Err(Error::Timeout { seconds: patience.timeout.as_secs(), missing, total });
+            }
+            (patience.done, patience.until) = (done, Instant::now() + patience.timeout);
+        }
+        Ok(())
+    }
+
+    /// A number that grows as long as any task gets further: steps, and bytes from disk within a step.
+    fn done(&self) -> u64 {
+        let step = |slot| u64::from(self.area.thread(slot).step.load(SeqCst));
+        let read = |pid: i32| -> Option<u64> {
+            let counts = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+            counts.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
+        };
+        let steps: u64 = self.program.jobs.iter().map(|job| step(job.slot)).sum();
+        let pids = self.tree.tasks.iter().map(|task| task.pid() as i32);
+        steps + pids.filter_map(read).sum::<u64>()
+    }
+
     /// Traces the tasks that will take system calls from themselves, and lets them go on: as long as they are
     /// traced, that has no effect (PTRACE_O_SUSPEND_SECCOMP), and they can finish.
-    fn trace(&mut self, restraint: &Restraint, deadline: Instant, timeout: Duration) -> Result<()> {
-        let threads = restraint.threads;
-        self.wait_for(self.area.word(restraint.ready), threads, threads, deadline, timeout)?;
+    fn trace(&mut self, restraint: &Restraint, patience: &mut Patience<'_>) -> Result<()> {
+        self.wait_for(self.area.word(restraint.ready), restraint.threads, patience)?;
         for &task in &restraint.tasks {
             let seized = Seized::seize(self.tree.tasks[task].pid() as i32)?;
             let going = seized.threads().iter().try_for_each(|thread| ptrace::cont(thread.tid, 0));
