@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use criu_config::Options;
-use criu_images::{DirStore, lineage};
+use criu_images::{DirStore, Image, lineage};
 use criu_rpc::ScriptHooks;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -51,6 +51,12 @@ impl Workplace {
         let found = std::fs::metadata(self.images.join(parent));
         let found = found.with_context(|| format!("--prev-images-dir {}", parent.display()))?;
         anyhow::ensure!(found.is_dir(), "--prev-images-dir {}: not a directory", parent.display());
+        let inventory = self.images.join(parent).join(Image::Inventory.file_name(0));
+        anyhow::ensure!(
+            inventory.exists(),
+            "--prev-images-dir {}: no complete checkpoint is there (inventory.img is missing)",
+            parent.display()
+        );
         let link = self.images.join(lineage::PARENT);
         if std::fs::read_link(&link).is_ok_and(|target| target == *parent) {
             return Ok(ParentLink(None));

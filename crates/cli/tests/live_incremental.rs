@@ -1,6 +1,7 @@
 //! Live: checkpoints that build upon others.
 
 use criu_testkit::{Criu, Outcome, Sandbox, Target};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -17,13 +18,16 @@ fn succeeds(outcome: &Outcome, criu: &Criu<'_>, images: &str) {
     assert!(outcome.status.success(), "{outcome}{}", log.join("\n"));
 }
 
-fn pre_dump(criu: &Criu<'_>, pid: i32, images: &str, options: &[&str]) -> Outcome {
+fn pre_dump_command(criu: &Criu<'_>, pid: i32, images: &str, options: &[&str]) -> Vec<OsString> {
     let images = criu.sandbox.folder(images).unwrap();
-    let (criu_rs, pid) = (criu.binary.to_str().unwrap(), pid.to_string());
-    let mut command = vec![criu_rs, "pre-dump", "-t", &pid, "-D", images.to_str().unwrap()];
-    command.extend(["-v4", "-o", "pre-dump.log"]);
-    command.extend(options);
-    criu.sandbox.run(command).unwrap()
+    let mut command: Vec<OsString> = vec![criu.binary.clone().into(), "pre-dump".into()];
+    command.extend(["-t".into(), pid.to_string().into(), "-D".into(), images.into()]);
+    command.extend(["-v4", "-o", "pre-dump.log"].iter().chain(options).map(Into::into));
+    command
+}
+
+fn pre_dump(criu: &Criu<'_>, pid: i32, images: &str, options: &[&str]) -> Outcome {
+    criu.sandbox.run(pre_dump_command(criu, pid, images, options)).unwrap()
 }
 
 #[test]
@@ -101,6 +105,28 @@ fn a_parent_that_is_not_there_is_refused_at_once() {
     assert!(outcome.stderr.contains("--prev-images-dir ../gone"), "{outcome}");
     assert!(target.alive().unwrap());
     assert!(fs::symlink_metadata(sandbox.path("0/parent")).is_err());
+}
+
+#[test]
+fn killed_pre_dumps_leave_the_target_alone_and_are_no_parents() {
+    let sandbox = Sandbox::new().unwrap();
+    let criu = Criu::new(&sandbox);
+    let mut target = Target::start(&sandbox, &["stress"]).unwrap();
+    let before = sandbox.traces().unwrap();
+    for microseconds in (0..40_000).step_by(1_000) {
+        let mut running = sandbox.spawn(pre_dump_command(&criu, target.pid, "0", &[])).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(microseconds));
+        running.kill().unwrap();
+        if let Err(error) = target.check().and_then(|()| target.ready()) {
+            panic!("killed after {microseconds} µs: {error:#}\n{}", criu.log("0", "pre-dump.log"));
+        }
+    }
+    sandbox.settles_to(&before).unwrap();
+    let _ = fs::remove_file(sandbox.path("0/inventory.img")); // the last ones may have been complete
+    let outcome = criu.dump(target.pid, "1", &["--prev-images-dir", "../0"]).unwrap();
+    assert!(!outcome.status.success());
+    assert!(outcome.stderr.contains("no complete checkpoint is there"), "{outcome}");
+    target.check().unwrap();
 }
 
 #[test]

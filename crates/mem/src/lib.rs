@@ -17,6 +17,7 @@
 //! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
 //! | [`notes`] | names and seals of areas |
+//! | `content` | where the stored pages lie: in this checkpoint and its parents |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
 //! | [`cow`] | what a child is to share with its parent, as after fork |
 //! | [`aio`] | contexts of asynchronous I/O, which live in memory |
@@ -45,6 +46,7 @@ pub mod vdso;
 pub mod vma;
 
 mod collect;
+mod content;
 mod dump;
 mod parent;
 mod read;

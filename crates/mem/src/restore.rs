@@ -1,6 +1,7 @@
 //! The restore of a tree's memory: read and checked first, then emitted as steps.
 
 use crate::aio::{self, Ring};
+use crate::content::Content;
 use crate::cow::{self, Shared};
 use crate::error::Error;
 use crate::layout::{self, Piece};
@@ -8,10 +9,9 @@ use crate::seat::Seat;
 use crate::sysv::{self, Segments};
 use crate::{Memory, mm, notes, shmem, status, vdso};
 use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
-use criu_images::{Image, ImageReader, Lineage, Pages, StoreExt};
+use criu_images::{Image, ImageReader, Lineage, StoreExt};
 use criu_resource::{BoxError, BuiltTask, BuiltTree, Life, Place, RestoreContext, Stage, TreeRestore};
 use criu_script::Script;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::SeekFrom;
 
@@ -28,13 +28,11 @@ struct Task {
     has_content: Vec<bool>,
     /// Contexts of asynchronous I/O.
     rings: Vec<Ring>,
-    pages: Pages,
+    stored: Content,
     /// Whether an area is there before the task clones its children.
     early: Vec<bool>,
     /// What it takes over from its parent.
     inherits: Vec<Shared>,
-    /// Where the pages images are open: its own, and those of parent checkpoints, by level.
-    seats: BTreeMap<usize, Seat>,
 }
 
 /// A restore in progress.
@@ -97,13 +95,14 @@ impl<'t> Plan<'t> {
             if pairs.is_empty() {
                 continue;
             }
-            let mut mine = child.pages.reader(&self.lineage)?;
-            let mut theirs = parent.pages.reader(&self.lineage)?;
+            let mut mine = child.stored.pages.reader(&self.lineage)?;
+            let mut theirs = parent.stored.pages.reader(&self.lineage)?;
             for pair in pairs {
                 let mine = (cow::of_area(&child.content, pair.0), &mut mine);
                 let theirs = (cow::of_area(&parent.content, pair.1), &mut theirs);
-                let shared = cow::compare(pair, mine, theirs)
-                    .map_err(|source| criu_images::Error::io(child.pages.name(0), "compare", source))?;
+                let shared = cow::compare(pair, mine, theirs).map_err(|source| {
+                    criu_images::Error::io(child.stored.pages.name(0), "compare", source)
+                })?;
                 if let Some(shared) = shared {
                     parent.early[shared.parents] = true;
                     child.early[shared.own] = true;
@@ -140,12 +139,11 @@ impl Task {
             areas,
             content: Vec::new(),
             rings: Vec::new(),
-            pages,
+            stored: Content::new(pages),
             inherits: Vec::new(),
-            seats: BTreeMap::new(),
         };
         if !content.is_empty() {
-            let mut pages = task.pages.reader(lineage)?;
+            let mut pages = task.stored.pages.reader(lineage)?;
             let mut take = |bit: u32| -> Vec<Piece> {
                 content.extract_if(.., |piece| status::any(&task.areas[piece.area], bit)).collect()
             };
@@ -188,7 +186,7 @@ impl Task {
             let mut header = [0; aio::HEADER];
             pages.seek(SeekFrom::Start(piece.offset))?;
             pages.read_exact(&mut header)?;
-            let mut parts = self.pages.parts(piece.offset, piece.len);
+            let mut parts = self.stored.pages.parts(piece.offset, piece.len);
             let Some(part) = parts.next().filter(|part| part.level == 0) else {
                 let reason =
                     format!("the ring of the I/O context at {:#x} is in a parent checkpoint", entry.id);
@@ -197,46 +195,6 @@ impl Task {
             Ok(Ring::new(entry, &header, part.offset).map_err(|reason| Error::image(&*image, reason))?)
         };
         self.mm.aios.iter().map(ring).collect()
-    }
-
-    /// The number at which scripts find the pages image of a level.
-    fn number(
-        &mut self,
-        level: usize,
-        context: &RestoreContext<'_>,
-        lineage: &Lineage<'_>,
-    ) -> Result<i32, BoxError> {
-        if let Some(seat) = self.seats.get(&level) {
-            return Ok(seat.number());
-        }
-        let file = shmem::file_of(&mut *self.pages.open(lineage, level)?)?;
-        let seat = Seat::reserve(context.numbers, file)?;
-        let number = seat.number();
-        self.seats.insert(level, seat);
-        Ok(number)
-    }
-
-    /// Adds steps that read pieces from the images in which they lie.
-    fn fill_steps(
-        &mut self,
-        pieces: &[Piece],
-        context: &RestoreContext<'_>,
-        lineage: &Lineage<'_>,
-        script: &mut Script,
-    ) -> Result<(), BoxError> {
-        let mut levels: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
-        for piece in pieces {
-            for part in self.pages.parts(piece.offset, piece.len) {
-                let start = piece.start + (part.at - piece.offset);
-                let own = Piece { start, len: part.len, offset: part.offset, ..*piece };
-                levels.entry(part.level).or_default().push(own);
-            }
-        }
-        for (level, pieces) in levels {
-            let number = self.number(level, context, lineage)?;
-            layout::fill_steps(pieces, number, script);
-        }
-        Ok(())
     }
 
     /// The areas of one time, early or late, with their positions.
@@ -294,7 +252,7 @@ impl Plan<'_> {
         }
         let inherits = std::mem::take(&mut task.inherits);
         let differs: Vec<Piece> = inherits.iter().flat_map(|shared| &shared.differs).copied().collect();
-        task.fill_steps(&differs, self.context, &self.lineage, script)?;
+        task.stored.fill_steps(&differs, self.context, &self.lineage, script)?;
         for absent in inherits.iter().flat_map(|shared| &shared.absent) {
             let args = [absent.start.into(), (absent.end - absent.start).into(), libc::MADV_DONTNEED.into()];
             script.syscall(libc::SYS_madvise, args);
@@ -324,7 +282,7 @@ impl Plan<'_> {
         let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();
         if !pieces.is_empty() {
             layout::populate_steps(&task.areas, &pieces, script);
-            task.fill_steps(&pieces, context, lineage, script)?;
+            task.stored.fill_steps(&pieces, context, lineage, script)?;
         }
         Ok(())
     }
@@ -332,7 +290,7 @@ impl Plan<'_> {
     fn emit_rings(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
         let Plan { context, lineage, tasks, null, .. } = self;
         let Some(task) = tasks[index].as_mut().filter(|task| !task.rings.is_empty()) else { return Ok(()) };
-        let pages = task.number(0, context, lineage)?;
+        let pages = task.stored.number(0, context, lineage)?;
         let null = match null {
             Some(seat) => seat.number(),
             None => {
@@ -404,10 +362,9 @@ impl TreeRestore for Plan<'_> {
     }
 
     fn prepare(&mut self, place: &mut dyn Place) -> Result<(), BoxError> {
-        let pages =
-            self.tasks.iter_mut().flatten().flat_map(|task| std::mem::take(&mut task.seats).into_values());
-        for seat in pages.chain(self.null.take()) {
-            seat.settle(place)?;
+        self.tasks.iter_mut().flatten().try_for_each(|task| task.stored.settle(place))?;
+        if let Some(null) = self.null.take() {
+            null.settle(place)?;
         }
         self.segments.prepare(&self.lineage)?;
         self.shared.prepare(&self.lineage, place)
