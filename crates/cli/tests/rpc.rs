@@ -89,8 +89,14 @@ fn client() -> Result<Criu> {
     Ok(Criu::new_with_criu_path(criu().to_str().context("path of the binary")?.into())?)
 }
 
+/// rust-criu has no words for these two requests.
 #[test]
-fn features_are_those_of_check() {
+fn check_and_features_are_those_of_the_command_line() {
+    let request = CriuReq { r#type: Kind::Check.into(), ..CriuReq::default() };
+    let told = Runtime::start().unwrap().ask(&request, true).unwrap();
+    let check = Command::new(criu()).arg("check").output().unwrap();
+    assert_eq!(check.status.success(), told.success, "{told:?}");
+
     let asked = CriuFeatures { mem_track: Some(true), lazy_pages: Some(true), pidfd_store: Some(true) };
     let kind = Kind::FeatureCheck.into();
     let request = CriuReq { r#type: kind, features: Some(asked), ..CriuReq::default() };
