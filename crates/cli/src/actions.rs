@@ -7,7 +7,6 @@ use criu_engine::{Action, DumpStats, Hooks, Restored};
 use criu_images::{DirStore, Image, Store, StoreExt, magic, proto};
 use criu_resource::{BoxError, Options as Pipeline};
 use criu_tty::OrphanMaster;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Who wants a dump or restore, beside the options: an RPC client.
@@ -110,8 +109,7 @@ pub fn restore(
     let catalog = Catalog::new(caller.orphans.clone());
     let park = |parts: &[(String, u64, u64)]| catalog.park_vdso(parts);
     let (pipeline, timeout) = (convert::pipeline(options), convert::timeout(options));
-    let path = options.pidfile.as_ref().map(|path| place.work.join(path));
-    let mut hooks = WithPidfile { hooks, path, written: false };
+    let mut hooks = WithPidfile { hooks, options, place, written: false };
     let restored = catalog
         .with(|lists| criu_engine::restore(&pipeline, lists, &park, &store, timeout, &mut hooks))
         .inspect_err(|_| hooks.forget())?;
@@ -150,15 +148,17 @@ fn keep_statistics(place: &Workplace, magic: u64, entry: proto::StatsEntry) {
 /// Writes the pid file as soon as all tasks are there, so that those who are told of later stages can read it.
 struct WithPidfile<'a> {
     hooks: &'a mut dyn Hooks,
-    path: Option<PathBuf>,
+    options: &'a Options,
+    place: &'a Workplace,
     written: bool,
 }
 
 impl WithPidfile<'_> {
     /// Undoes it.
     fn forget(&self) {
-        if let Some(path) = self.path.as_ref().filter(|_| self.written) {
-            let _ = std::fs::remove_file(path); // the error that led here is the one to report
+        if let Some(path) = self.options.pidfile.as_ref().filter(|_| self.written) {
+            // The error that led here is the one to report.
+            let _ = std::fs::remove_file(self.place.work.join(path));
         }
     }
 }
@@ -166,10 +166,8 @@ impl WithPidfile<'_> {
 impl Hooks for WithPidfile<'_> {
     fn notify(&mut self, action: Action, root: Option<i32>) -> Result<(), BoxError> {
         self.hooks.notify(action, root)?;
-        if let (Action::PostRestore, Some(path), Some(root)) = (action, &self.path, root) {
-            // For containers' sake without a line end.
-            std::fs::write(path, root.to_string())
-                .map_err(|error| format!("--pidfile {}: {error}", path.display()))?;
+        if let (Action::PostRestore, Some(root)) = (action, root) {
+            self.place.write_pidfile(self.options, root)?;
             self.written = true;
         }
         Ok(())

@@ -9,7 +9,6 @@ use criu_rpc::PageServer;
 use nix::sys::socket::{setsockopt, sockopt::KeepAlive};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use std::fs::File;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -100,7 +99,7 @@ pub fn run(options: &Options, place: &Workplace) -> Result<u8> {
         return Ok(0);
     }
     place.write_pidfile(options, std::process::id() as i32)?;
-    tell_ready(options)?;
+    tell_ready(options, place)?;
     source.serve(options, place)?;
     Ok(0)
 }
@@ -122,8 +121,9 @@ fn start(source: Source, options: &Options, place: &Workplace, in_child: impl Fn
         ForkResult::Parent { child } => Ok(child.as_raw()),
         ForkResult::Child => {
             in_child();
-            let served =
-                leave_caller().and_then(|()| tell_ready(options)).and_then(|()| source.serve(options, place));
+            let served = leave_caller()
+                .and_then(|()| tell_ready(options, place))
+                .and_then(|()| source.serve(options, place));
             if let Err(error) = &served {
                 report(error, options);
             }
@@ -140,10 +140,7 @@ fn leave_caller() -> Result<()> {
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).context("dup2")
 }
 
-/// `--status-fd`: a zero byte as soon as clients can connect.
-fn tell_ready(options: &Options) -> Result<()> {
-    let Some(fd) = options.status_fd else { return Ok(()) };
-    // SAFETY: whoever started us gave this descriptor for this one use.
-    let mut status = unsafe { File::from_raw_fd(fd) };
-    status.write_all(&[0]).with_context(|| format!("--status-fd {fd}"))
+/// To action scripts and `--status-fd`: clients can connect.
+fn tell_ready(options: &Options, place: &Workplace) -> Result<()> {
+    Ok(criu_rpc::tell_ready(&mut place.hooks(options)?, options.status_fd)?)
 }

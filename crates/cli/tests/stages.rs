@@ -4,6 +4,7 @@ use criu_testkit::{Criu, Outcome, Sandbox, Target};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const DUMP: [&str; 3] = ["pre-dump", "network-lock", "post-dump"];
 const RESTORE: [&str; 7] = [
@@ -98,6 +99,21 @@ fn come_in_the_order_of_the_reference() {
     let complete = format!(" {pid} inventory pidfile task");
     assert!(noted[4..].iter().all(|line| line.ends_with(&complete)), "{noted:?}");
     target.check().unwrap();
+}
+
+#[test]
+fn a_server_is_ready() {
+    let case = Case::new();
+    let (images, script) = (case.sandbox.folder("images").unwrap(), case.script.to_str().unwrap());
+    let server = [criu_testkit::criu().to_str().unwrap(), "page-server", "--daemon", "-D"].map(str::to_owned);
+    let options = [images.to_str().unwrap(), "--action-script", script].map(str::to_owned);
+    let started = case.sandbox.run(server.into_iter().chain(options)).unwrap();
+    assert!(started.status.success(), "{started}");
+    let end = Instant::now() + Duration::from_secs(20);
+    while case.noted() != ["status-ready none"] {
+        assert!(Instant::now() < end, "{:?}", case.noted());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
