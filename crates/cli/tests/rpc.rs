@@ -253,6 +253,10 @@ fn runtime() -> Result<()> {
     ensure!(log_has(&path, "over.log", "tcp-established is on")?, "over.log does not tell of the override");
     ensure!(!path.join("unused.log").exists(), "the runtime's log file won");
 
+    let runtime = Runtime::start()?;
+    ensure!(!runtime.hang_up_at(&with_file(request(Kind::Restore, "unused.log"))?, "pre-resume")?);
+    ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "a restore that nobody wants any more is there");
+
     let mut runtime = Runtime::start()?;
     let restored = runtime.ask(&with_file(request(Kind::Restore, "unused.log"))?, true)?;
     ensure!(restored.success, "{restored:?}");
