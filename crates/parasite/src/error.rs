@@ -90,7 +90,7 @@ pub enum Error {
         pid: i32,
     },
     /// The target does not react.
-    #[error("pid {pid} did not {what} within {seconds} s; raise --timeout if the machine is that slow")]
+    #[error("pid {pid} did not {what} within {seconds} s; dump again when the machine has less to do")]
     Timeout {
         /// The process or thread.
         pid: i32,
