@@ -56,7 +56,9 @@ pub(crate) fn root_of(pid: i32) -> i32 {
 
 /// Parent and tracer of a task.
 fn parents(pid: i32) -> Option<(i32, i32)> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // Its name need not be UTF-8.
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     Some((field("PPid:")?, field("TracerPid:")?))
 }

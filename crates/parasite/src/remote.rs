@@ -17,7 +17,9 @@ pub fn find_syscall(pid: i32, ip: u64) -> Result<u64> {
     if memory::read_exact(target, ip.wrapping_sub(2), &mut bytes).is_ok() && bytes == SYSCALL {
         return Ok(ip - 2);
     }
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|_| Error::Died { pid })?;
+    // Names of files need not be UTF-8.
+    let maps = fs::read(format!("/proc/{pid}/maps")).map_err(|_| Error::Died { pid })?;
+    let maps = String::from_utf8_lossy(&maps);
     let vdso = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| {
         let (start, end) = line.split(' ').next()?.split_once('-')?;
         Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))

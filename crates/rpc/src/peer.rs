@@ -99,7 +99,8 @@ impl Owner {
 pub(crate) fn is_within(pid: i32, root: i32) -> bool {
     let mut pid = pid;
     while pid > 0 && pid != root {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat); // a name need not be UTF-8
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
         pid = parent.and_then(|parent| parent.parse().ok()).unwrap_or(0);
     }
