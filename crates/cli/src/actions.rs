@@ -4,7 +4,7 @@ use crate::{convert, page_server, resources::Catalog, workplace::Workplace};
 use anyhow::{Context, Result};
 use criu_config::Options;
 use criu_engine::{Action, DumpStats, Hooks, Restored};
-use criu_images::{DirStore, Image, Store, StoreExt, magic, proto};
+use criu_images::{DirStore, Image, Lineage, Store, StoreExt, magic, proto};
 use criu_resource::{BoxError, Options as Pipeline};
 use criu_tty::OrphanMaster;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub fn dump(
     let pipeline = Pipeline { service_socket: caller.socket, ..convert::pipeline(options) };
     let root = root(options)?;
     let parent = place.link_parent(options)?;
+    Lineage::open(&store)?.prefetch()?;
     let timeout = convert::timeout(options);
     let mut stats =
         catalog.with(|lists| criu_engine::dump(root, &pipeline, lists, &store, timeout, hooks))?;
