@@ -16,7 +16,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("images.fds"), set.encode_to_vec())?;
     fs::write(out.join("shapes.rs"), shapes(&set)?)?;
-    prost_build::Config::new().enable_type_names().compile_fds(set)?;
+    let mut config = prost_build::Config::new();
+    config.enable_type_names();
+    // An entry has one of these at most, and there may be thousands of entries.
+    for large in ["isk", "psk", "nlsk", "usk"] {
+        config.boxed(format!(".file_entry.{large}"));
+    }
+    config.compile_fds(set)?;
     Ok(())
 }
 

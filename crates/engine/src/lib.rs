@@ -3,6 +3,7 @@
 //! The engine orders resources; it knows none. What there is to dump and restore comes in as
 //! [`Resources`], lists of trait objects that the command line puts together.
 
+mod aside;
 pub mod dump;
 mod error;
 pub mod guard;
@@ -10,6 +11,7 @@ pub mod hooks;
 pub mod pre_dump;
 mod regs;
 pub mod restore;
+mod stages;
 mod stats;
 mod steps;
 

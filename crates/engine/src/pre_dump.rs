@@ -31,7 +31,7 @@ pub fn pre_dump(
     let tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
     let copy = ahead.look_ahead(&tree, &context).map_err(failed)?;
     drop(tree);
-    let_go(stopped, Fate::Run)?;
+    let_go(stopped, Fate::Run, || ())?;
     stats.frozen = start.elapsed();
     if hooks.cancelled() {
         return Err(Error::Cancelled);

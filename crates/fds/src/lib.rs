@@ -65,5 +65,6 @@ pub use pipe_data::PipeContents;
 pub use regular::Regular;
 pub use seats::SeatError;
 pub use signalfd::Signalfd;
+pub use sys::make_room;
 pub use table::{Table, TableError};
 pub use timerfd::Timerfd;

@@ -7,9 +7,12 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
+
+/// Room for the text of most files of fdinfo.
+const INFO_SIZE: usize = 4096;
 
 /// A descriptor that could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,7 @@ impl Observed {
         let proc = nix::fcntl::open("/proc/self", flags, Mode::empty())
             .map_err(|errno| ObserveError::Call { call: "open /proc/self", errno })?;
         let pid = nix::unistd::getpid().as_raw();
-        Observed::of(std::os::fd::AsFd::as_fd(&proc), pid, fd.as_raw_fd(), fd, &|pid| pid, &mut String::new())
+        Observed::of(std::os::fd::AsFd::as_fd(&proc), pid, fd.as_raw_fd(), fd, &|pid| pid, &mut Vec::new())
     }
 
     /// Looks at descriptor `number` of the task whose `/proc/PID` is `proc`. `fd` is a duplicate of it,
@@ -76,16 +79,14 @@ impl Observed {
         number: RawFd,
         fd: BorrowedFd<'_>,
         map: &dyn Fn(i32) -> i32,
-        buffer: &mut String,
+        buffer: &mut Vec<u8>,
     ) -> Result<Observed, ObserveError> {
         let call = |call| move |errno| ObserveError::Call { call, errno };
         let link = readlinkat(proc, format!("fd/{number}").as_str()).map_err(call("readlink fd"))?;
         let path = format!("fdinfo/{number}");
         let info = openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(call("open fdinfo"))?;
-        buffer.clear();
-        File::from(info).read_to_string(buffer).map_err(|e| call("read fdinfo")(errno_of(&e)))?;
-        let common = Common::parse(buffer)?;
+        let common = Common::parse(read_info(&File::from(info), buffer).map_err(call("read fdinfo"))?)?;
         let flags = common.flags & !(libc::O_CLOEXEC as u32);
         let fown = if flags & libc::O_PATH as u32 != 0 {
             fown::none()
@@ -129,8 +130,19 @@ impl Observed {
     }
 }
 
-fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+/// Reads the text of a file of fdinfo. The kernel gives all of it to a read that has room for it.
+fn read_info<'a>(mut info: &File, buffer: &'a mut Vec<u8>) -> nix::Result<&'a str> {
+    let mut len = 0;
+    loop {
+        buffer.resize(buffer.len().max(len + INFO_SIZE), 0);
+        let read = info
+            .read(&mut buffer[len..])
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        len += read;
+        if len < buffer.len() {
+            return str::from_utf8(&buffer[..len]).map_err(|_| Errno::EILSEQ);
+        }
+    }
 }
 
 struct Common<'a> {

@@ -5,7 +5,7 @@ use nix::Result;
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// `F_SETOWN_EX`; libc has it only for some targets.
 pub const F_SETOWN_EX: i32 = 15;
@@ -14,6 +14,9 @@ const F_GETOWNER_UIDS: i32 = 17;
 /// `F_SETSIG`; libc lacks it.
 pub const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
+
+/// How many descriptors the table has room for at once.
+const ROOM: usize = 8192;
 
 /// Takes ownership of a descriptor that a system call has just returned.
 fn owned(fd: libc::c_long) -> OwnedFd {
@@ -118,6 +121,18 @@ pub fn raise_descriptor_limit() -> Result<usize> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(usize::try_from(hard).unwrap_or(usize::MAX))
+}
+
+/// Prepares this process to hold thousands of descriptors of others: raises its limit, and lets the kernel
+/// make its table large. To be called while it has one thread: later, the kernel waits at each enlargement
+/// until no processor looks at the old table.
+///
+/// # Errors
+/// Those of setrlimit(2) and fcntl(2).
+pub fn make_room() -> Result<()> {
+    let limit = raise_descriptor_limit()?;
+    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    duplicate_from(null.as_fd(), ROOM.min(limit - 1) as RawFd).map(drop)
 }
 
 /// A process of criu-rs's own that does nothing. Ends, waited for, when dropped.

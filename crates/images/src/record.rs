@@ -104,6 +104,13 @@ impl RecordSet {
         self.files.entry((image, id)).or_default();
     }
 
+    /// Moves all records and files of `other` here.
+    pub fn append(&mut self, other: RecordSet) {
+        for (file, records) in other.files {
+            self.files.entry(file).or_default().extend(records);
+        }
+    }
+
     /// The records of one file.
     pub fn get(&self, image: Image, id: u64) -> &[Record] {
         self.files.get(&(image, id)).map_or(&[], Vec::as_slice)

@@ -48,7 +48,7 @@ fn main() -> Result<(), BoxError> {
     let store = MemoryStore::new();
     let job = Job::new(Source::Task(child), runs, (Image::Pagemap, child as u64), 1);
     let pages = job.pages();
-    store_all(&store, vec![job])?;
+    store_all(&store, &[job])?;
     // SAFETY: the child is ours, and not waited for yet.
     unsafe {
         libc::kill(child, libc::SIGKILL);

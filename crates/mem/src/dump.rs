@@ -3,7 +3,7 @@
 use crate::collect::{Collected, TaskMemory};
 use crate::error::{Error, Place};
 use crate::mm::Question;
-use crate::pages::Source;
+use crate::pages::{Job, Source};
 use crate::vma::{Area, FileKey};
 use crate::{Memory, aio, status};
 use criu_images::proto::{MmEntry, VmaEntry};
@@ -11,7 +11,7 @@ use criu_images::{Image, Record, RecordSet};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::{
-    Answer, BoxError, DumpContext, Fate, FrozenTask, FrozenTree, OWN_IPC_NAMESPACE, TreeDump,
+    Answer, BoxError, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, OWN_IPC_NAMESPACE, TreeDump,
 };
 use criu_script::Script;
 use nix::fcntl::OFlag;
@@ -25,6 +25,8 @@ pub(crate) struct Dump<'t> {
     context: &'t DumpContext<'t>,
     memory: &'t Memory,
     found: Collected,
+    /// All pages to be stored, until they are.
+    jobs: Mutex<Vec<Job>>,
     /// Asked for when a task is: by then every resource has started its dump.
     files: Mutex<Files<'t>>,
 }
@@ -35,9 +37,10 @@ impl<'t> Dump<'t> {
         tree: &FrozenTree<'_>,
         context: &'t DumpContext<'t>,
     ) -> Result<Self, BoxError> {
-        let found = Collected::of(tree)?;
+        let mut found = Collected::of(tree)?;
+        let jobs = Mutex::new(found.jobs(memory.pages_ids(), Source::Task)?);
         let files = Mutex::new(Files { memory, known: HashMap::new() });
-        Ok(Dump { context, memory, found, files })
+        Ok(Dump { context, memory, found, jobs, files })
     }
 }
 
@@ -114,12 +117,17 @@ impl TreeDump for Dump<'_> {
         }))
     }
 
+    fn bulk(&self) -> Option<BulkData<'_>> {
+        Some(Box::new(|| {
+            let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(|e| e.into_inner()));
+            self.memory.store(self.context.store, jobs)
+        }))
+    }
+
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
         let namespace = OWN_IPC_NAMESPACE.into();
         let segments = &self.found.segments;
         records.extend(segments.iter().map(|entry| Record::new(Image::IpcnsShm, namespace, entry)));
-        let jobs = self.found.jobs(self.memory.pages_ids(), Source::Task)?;
-        self.memory.store(self.context.store, jobs)?;
         for task in self.found.tasks.values() {
             aio::refuse_progress(task.pid, &task.mm.aios, &task.tails)?;
         }

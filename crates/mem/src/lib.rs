@@ -147,7 +147,7 @@ impl Memory {
             parent::compare_all(&lineage, &mut jobs)?;
         }
         self.count(&jobs);
-        pages::store_all(store, jobs)
+        pages::store_all(store, &jobs)
     }
 
     fn count(&self, jobs: &[pages::Job]) {

@@ -142,9 +142,10 @@ impl Job {
 ///
 /// # Errors
 /// Those of the first job that fails; the images are then incomplete.
-pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resource::BoxError> {
+pub fn store_all(store: &dyn Store, jobs: &[Job]) -> Result<(), criu_resource::BoxError> {
     let workers = workers();
     let total: u64 = jobs.iter().map(Job::bytes).sum();
+    let mut jobs: Vec<&Job> = jobs.iter().collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.bytes()));
     let share = LARGE.max(total / workers as u64);
     let large = jobs.iter().take_while(|job| workers > 1 && job.bytes() >= share).count();
@@ -157,7 +158,7 @@ pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resou
     let mut queue = small.into_iter();
     if workers <= 1 {
         let mut buffer = Vec::new();
-        return queue.try_for_each(|job| store_one(store, &job, 1, &mut buffer));
+        return queue.try_for_each(|job| store_one(store, job, 1, &mut buffer));
     }
     let queue = Mutex::new(queue);
     in_parallel(workers, || {
@@ -165,7 +166,7 @@ pub fn store_all(store: &dyn Store, mut jobs: Vec<Job>) -> Result<(), criu_resou
         loop {
             let job = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
             match job {
-                Some(job) => store_one(store, &job, 1, &mut buffer)?,
+                Some(job) => store_one(store, job, 1, &mut buffer)?,
                 None => return Ok(()),
             }
         }

@@ -29,7 +29,7 @@ impl FileKind for Netlink {
     }
 
     fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
-        options::identity(descriptor.fd).is_some_and(|(domain, ..)| domain == libc::AF_NETLINK)
+        options::domain(descriptor) == Some(libc::AF_NETLINK)
     }
 
     fn dump<'t>(&'t self, _: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
@@ -77,7 +77,7 @@ impl Lone for Netlink {
         Ok(proto::FileEntry {
             r#type: proto::FdTypes::Netlinksk as i32,
             id: descriptor.id,
-            nlsk: Some(entry),
+            nlsk: Some(Box::new(entry)),
             ..proto::FileEntry::default()
         })
     }

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use criu_images::proto::{FownEntry, SkOptsEntry, SkShutdown};
 use criu_kernel::sockopt;
+use criu_resource::Descriptor;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -25,6 +26,12 @@ pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Resu
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Option<(i32, i32, i32)> {
     let get = |name| sockopt::get::<i32>(fd, libc::SOL_SOCKET, name).ok();
     Some((get(libc::SO_DOMAIN)?, get(libc::SO_TYPE)?, get(libc::SO_PROTOCOL)?))
+}
+
+/// The domain (`AF_*`) of a descriptor that is a socket.
+pub(crate) fn domain(descriptor: &Descriptor<'_>) -> Option<i32> {
+    let is_socket = descriptor.mode & libc::S_IFMT == libc::S_IFSOCK;
+    is_socket.then(|| sockopt::get(descriptor.fd, libc::SOL_SOCKET, libc::SO_DOMAIN).ok())?
 }
 
 /// Reads all options. `local` tells that it is a unix or netlink socket, which can pass credentials.

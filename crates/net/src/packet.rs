@@ -43,7 +43,7 @@ impl FileKind for Packet {
     }
 
     fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
-        options::identity(descriptor.fd).is_some_and(|(domain, ..)| domain == libc::AF_PACKET)
+        options::domain(descriptor) == Some(libc::AF_PACKET)
     }
 
     fn dump<'t>(&'t self, _: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {
@@ -93,7 +93,7 @@ impl Lone for Packet {
         Ok(proto::FileEntry {
             r#type: proto::FdTypes::Packetsk as i32,
             id: descriptor.id,
-            psk: Some(entry),
+            psk: Some(Box::new(entry)),
             ..proto::FileEntry::default()
         })
     }

@@ -8,15 +8,48 @@ use nix::errno::Errno;
 use std::fs;
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// The word of the auxiliary vector that tells where the vDSO is (getauxval(3)).
+const AT_SYSINFO_EHDR: u64 = 33;
+/// As much of a vDSO as surely is there.
+const VDSO_READ: usize = 4096;
 
-/// Finds the address of a `syscall` instruction in the process: right behind which a thread stands that is
-/// inside of a system call, or in the vDSO.
+/// Finds the address of a `syscall` instruction in the process: where a thread stands that is about to enter
+/// a system call or inside of one, or else in the vDSO.
 pub fn find_syscall(pid: i32, ip: u64) -> Result<u64> {
     let target = Pid::from_raw(pid);
-    let mut bytes = [0; 2];
-    if memory::read_exact(target, ip.wrapping_sub(2), &mut bytes).is_ok() && bytes == SYSCALL {
-        return Ok(ip - 2);
+    let mut around = [0; 4];
+    let before = ip.wrapping_sub(2);
+    if memory::read_exact(target, before, &mut around).is_ok()
+        && let Some(at) = around.chunks(2).position(|instruction| instruction == SYSCALL)
+    {
+        return Ok(before + 2 * at as u64);
     }
+    // The list of mappings may be long; the auxiliary vector knows the place too.
+    match vdso_start(pid).and_then(|start| in_vdso(target, start, VDSO_READ)) {
+        Some(at) => Ok(at),
+        None => find_by_name(target),
+    }
+}
+
+/// AT_SYSINFO_EHDR of `/proc/PID/auxv`.
+fn vdso_start(pid: i32) -> Option<u64> {
+    let words = fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let (pairs, _) = words.as_chunks::<16>();
+    let word = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_ne_bytes);
+    pairs.iter().find_map(|pair| (word(&pair[..8])? == AT_SYSINFO_EHDR).then(|| word(&pair[8..]))?)
+}
+
+/// Looks into the `len` bytes at `start`, if an ELF object begins there.
+fn in_vdso(target: Pid, start: u64, len: usize) -> Option<u64> {
+    let mut code = vec![0; len];
+    memory::read_exact(target, start, &mut code).ok()?;
+    let at = code.windows(2).position(|window| window == SYSCALL)?;
+    code.starts_with(b"\x7fELF").then_some(start + at as u64)
+}
+
+/// Asks the list of mappings where the vDSO is.
+fn find_by_name(target: Pid) -> Result<u64> {
+    let pid = target.as_raw();
     // Names of files need not be UTF-8.
     let maps = fs::read(format!("/proc/{pid}/maps")).map_err(|_| Error::Died { pid })?;
     let maps = String::from_utf8_lossy(&maps);
@@ -25,10 +58,7 @@ pub fn find_syscall(pid: i32, ip: u64) -> Result<u64> {
         Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
     });
     let (start, end) = vdso.ok_or(Error::NoEntry { pid })?;
-    let mut code = vec![0; (end - start) as usize];
-    memory::read_exact(target, start, &mut code).map_err(Error::system(target, "process_vm_readv"))?;
-    let at = code.windows(2).position(|window| window == SYSCALL).ok_or(Error::NoEntry { pid })?;
-    Ok(start + at as u64)
+    in_vdso(target, start, (end - start) as usize).ok_or(Error::NoEntry { pid })
 }
 
 /// Issues `nr(args)` in a stopped thread and puts its registers back. Signals stay blocked meanwhile.

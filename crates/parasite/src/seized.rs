@@ -45,6 +45,17 @@ pub struct Seized {
     thread_bound: PhantomData<*const ()>,
 }
 
+const OPTIONS: Options = Options::SYSGOOD.union(Options::SUSPEND_SECCOMP);
+
+/// How threads are stopped.
+struct How<'a> {
+    options: Options,
+    /// Whether to go on waiting.
+    go_on: &'a dyn Fn() -> bool,
+    /// Reads a stopped thread.
+    read: fn(&Seized, Pid) -> Result<Thread>,
+}
+
 impl Seized {
     /// Stops all threads of the process `pid`.
     ///
@@ -62,6 +73,21 @@ impl Seized {
         if pid == std::process::id() as i32 {
             return Err(Error::Oneself { pid });
         }
+        Seized::stop_all(pid, &How { options: OPTIONS, go_on, read: Seized::read })
+    }
+
+    /// Stops all threads of a process that the caller made and has not finished: what they were doing counts for
+    /// nothing, and they are to be given their state by [`Seized::set_state`]. Until it is let go, the process
+    /// dies with its tracer.
+    ///
+    /// # Errors
+    /// As [`Seized::seize`].
+    pub fn adopt(pid: i32) -> Result<Seized> {
+        let options = OPTIONS | Options::EXIT_KILL;
+        Seized::stop_all(pid, &How { options, go_on: &|| true, read: Seized::read_registers })
+    }
+
+    fn stop_all(pid: i32, how: &How<'_>) -> Result<Seized> {
         let mut seized = Seized {
             pid: Pid::from_raw(pid),
             threads: Vec::new(),
@@ -76,7 +102,7 @@ impl Seized {
                 break;
             }
             known.extend(&fresh);
-            seized.stop(fresh, go_on)?;
+            seized.stop(fresh, how)?;
         }
         if seized.threads.is_empty() {
             return Err(Error::NoProcess { pid });
@@ -89,10 +115,10 @@ impl Seized {
     }
 
     /// Seizes threads in three passes, so that all of them are told to stop before any is waited for.
-    fn stop(&mut self, tids: Vec<Pid>, go_on: &dyn Fn() -> bool) -> Result<()> {
+    fn stop(&mut self, tids: Vec<Pid>, how: &How<'_>) -> Result<()> {
         let mut live = Vec::with_capacity(tids.len());
         for tid in tids {
-            match ptrace::seize(tid, Options::SYSGOOD | Options::SUSPEND_SECCOMP) {
+            match ptrace::seize(tid, how.options) {
                 Ok(()) => live.push(tid),
                 Err(errno) if vanished(tid, errno) => {}
                 Err(errno) => {
@@ -107,15 +133,15 @@ impl Seized {
             let _ = ptrace::interrupt(tid); // a thread that ended says so in the wait below
         }
         for tid in live {
-            if let Some(thread) = self.wait_for_stop(tid, go_on)? {
-                self.threads.push(thread);
+            if self.wait_for_stop(tid, how.go_on)? {
+                self.threads.push((how.read)(self, tid)?);
             }
         }
         Ok(())
     }
 
-    /// Waits until an interrupted thread stands in a ptrace stop; `None` when it ended instead.
-    fn wait_for_stop(&mut self, tid: Pid, go_on: &dyn Fn() -> bool) -> Result<Option<Thread>> {
+    /// Waits until an interrupted thread stands in a ptrace stop; `false` when it ended instead.
+    fn wait_for_stop(&mut self, tid: Pid, go_on: &dyn Fn() -> bool) -> Result<bool> {
         loop {
             let stop = ptrace::wait_while(tid, go_on).map_err(Error::system(tid, "wait4"))?;
             match stop.ok_or(Error::Restless { pid: tid.as_raw() })? {
@@ -129,10 +155,15 @@ impl Seized {
                 Stop::SignalDelivery(signal) => {
                     ptrace::cont(tid, signal).map_err(Error::system(tid, "PTRACE_CONT"))?;
                 }
-                stop if stop.is_end() => return Ok(None),
+                stop if stop.is_end() => return Ok(false),
                 _ => ptrace::cont(tid, 0).map_err(Error::system(tid, "PTRACE_CONT"))?,
             }
         }
+        Ok(true)
+    }
+
+    /// Reads what a stopped thread goes on with.
+    fn read(&self, tid: Pid) -> Result<Thread> {
         let thread = Thread {
             tid,
             regs: ptrace::registers(tid).map_err(Error::system(tid, "PTRACE_GETREGSET"))?,
@@ -143,7 +174,12 @@ impl Seized {
             let _ = let_go(tid);
             return Err(Error::Compat { pid: self.pid.as_raw() });
         }
-        Ok(Some(thread))
+        Ok(thread)
+    }
+
+    fn read_registers(&self, tid: Pid) -> Result<Thread> {
+        let regs = ptrace::registers(tid).map_err(Error::system(tid, "PTRACE_GETREGSET"))?;
+        Ok(Thread { tid, regs, xstate: Vec::new(), sigmask: u64::MAX })
     }
 
     /// The process.
@@ -215,15 +251,6 @@ impl Seized {
         let regs = UserRegs { rip: ip, ..thread.regs };
         ptrace::set_registers(thread.tid, &regs).map_err(Error::system(thread.tid, "PTRACE_SETREGSET"))?;
         thread.regs = regs;
-        Ok(())
-    }
-
-    /// From now on until the release, the process dies with its tracer: it is not complete yet.
-    pub fn die_with_tracer(&self) -> Result<()> {
-        for thread in &self.threads {
-            ptrace::set_options(thread.tid, Options::SYSGOOD | Options::SUSPEND_SECCOMP | Options::EXIT_KILL)
-                .map_err(Error::system(thread.tid, "PTRACE_SETOPTIONS"))?;
-        }
         Ok(())
     }
 

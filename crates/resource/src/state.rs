@@ -88,12 +88,16 @@ pub trait Ahead: TreeState {
         context: &'t DumpContext<'t>,
     ) -> Result<Copy<'t>, BoxError>;
 }
+/// Bulk data of a dump on its way into images; see [`TreeDump::bulk`].
+pub type BulkData<'a> = Box<dyn FnOnce() -> Result<(), BoxError> + Send + 'a>;
 
 /// A dump in progress. Dropped without [`TreeDump::commit`], it undoes what it changed (locks).
 pub trait TreeDump {
     /// Asks a frozen, living task; called once for each.
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError>;
-    /// Does what is left once every task was asked: bulk data, objects that tasks share.
+    /// What can be read and written while the tasks are asked: work for another thread.
+    fn bulk(&self) -> Option<BulkData<'_>>;
+    /// Does what is left once every task was asked: objects that tasks share.
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError>;
     /// The images are complete: keeps or undoes what was changed outside, as the tree's fate demands.
     fn commit(self: Box<Self>, fate: Fate) -> Result<(), BoxError>;

@@ -13,8 +13,8 @@ use criu_images::proto::{SeccompEntry, SeccompFilter, SeccompMode, ThreadCoreEnt
 use criu_images::{Image, Record, RecordSet, StoreExt};
 use criu_kernel::{Pid, ptrace};
 use criu_resource::{
-    Answer, BoxError, BuiltTask, BuiltTree, DumpContext, Fate, FrozenTask, FrozenTree, Place, RestoreContext,
-    Stage, TreeDump, TreeRestore, TreeState,
+    Answer, BoxError, BuiltTask, BuiltTree, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Place,
+    RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
 };
 use criu_script::Script;
 use nix::errno::Errno;
@@ -179,6 +179,10 @@ impl TreeDump for Dump {
             }
             Ok(())
         }))
+    }
+
+    fn bulk(&self) -> Option<BulkData<'_>> {
+        None
     }
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {

@@ -272,7 +272,7 @@ impl ThreadState for ShadowStack {
         thread: &'a FrozenThread,
         _: &mut Script,
     ) -> Result<ThreadAnswer<'a>, BoxError> {
-        if ptrace::regset(Pid::from_raw(thread.tid), NT_X86_SHSTK, 8).is_ok() {
+        if ptrace::regset(Pid::from_raw(thread.tid), NT_X86_SHSTK).is_ok() {
             let what = "a thread with a shadow stack; start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK";
             return Err(Error::Unsupported(what.into()).into());
         }

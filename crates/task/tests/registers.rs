@@ -32,7 +32,7 @@ fn through_an_image(pid: Pid) -> Interrupted {
     ptrace::seize(pid, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(pid).unwrap();
     ptrace::wait(pid).unwrap();
-    let regs = words(&ptrace::regset(pid, NT_PRSTATUS, 27 * 8).unwrap());
+    let regs = words(&ptrace::regset(pid, NT_PRSTATUS).unwrap());
     let mut settled = regs.clone();
     let interrupted = settle(&mut settled);
     let thread = FrozenThread {

@@ -10,7 +10,7 @@ use crate::{Shared, Terminals, TtyError, sys};
 use criu_images::{RecordSet, proto};
 use criu_kernel::proc::Stat;
 use criu_resource::{
-    Answer, BoxError, BuiltTask, BuiltTree, DumpContext, Fate, FrozenTask, FrozenTree, Life, Place,
+    Answer, BoxError, BuiltTask, BuiltTree, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Life, Place,
     RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
 };
 use criu_script::Script;
@@ -103,6 +103,10 @@ struct SessionDump<'t> {
 impl TreeDump for SessionDump<'_> {
     fn ask<'a>(&'a self, _: &'a FrozenTask<'a>, _: &mut Script) -> Result<Answer<'a>, BoxError> {
         Ok(Box::new(|_, _| Ok(())))
+    }
+
+    fn bulk(&self) -> Option<BulkData<'_>> {
+        None
     }
 
     fn finish(&mut self, _: &mut RecordSet) -> Result<(), BoxError> {

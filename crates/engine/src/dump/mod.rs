@@ -7,19 +7,26 @@ pub(crate) mod write;
 
 pub(crate) use write as state;
 
+use crate::aside::Aside;
 use crate::hooks::{Action, Hooks, inform, notify};
+use crate::stages::Stages;
 use crate::{DumpStats, Error, Resources, Result};
 use criu_images::{RecordSet, Store};
 use criu_kernel::pidfd;
 use criu_parasite::{Seized, Verdict};
 use criu_resource::{
-    Answer, DumpContext, Fate, FrozenTask, FrozenTree, Options, TaskImages, ThreadAnswer, TreeDump,
+    Answer, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Options, TaskImages, ThreadAnswer, TreeDump,
 };
 use criu_script::{Outcome, Script};
 use freeze::Stopped;
 use scratch::Scratch;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// With so many threads in a tree, asking them takes long enough to write something meanwhile.
+const MANY: usize = 16;
 
 /// Dumps the process tree below `root` into `store`. Its tasks have to stop within `timeout`.
 ///
@@ -59,8 +66,7 @@ pub fn dump(
     }
     stats.counts.pages_written = scratch.pages()?;
     scratch.keep();
-    let_go(stopped, fate)?;
-    stats.frozen = start.elapsed();
+    let_go(stopped, fate, || stats.frozen = start.elapsed())?;
     Ok(stats)
 }
 
@@ -73,38 +79,59 @@ fn write_images(
     fate: Fate,
     stats: &mut DumpStats,
 ) -> Result<()> {
+    let mut stages = Stages::start("dump");
     let mut tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
     leave_sequences(&mut tree, &mut stopped.seized, resources)?;
+    stages.done("threads");
     let context = DumpContext { options, store };
     let mut parts = Vec::with_capacity(resources.tree.len());
     for part in resources.tree {
         let started = part.dump(&tree, &context).map_err(Error::resource(part.name()))?;
         parts.push((part.name(), started));
+        stages.done(part.name());
     }
     // Behind what the descriptors say: of two refusals, the one about a connection is the more telling.
     resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
 
-    let mut images = Vec::with_capacity(tree.tasks.len());
-    for (task, seized) in tree.tasks.iter().zip(&mut stopped.seized) {
-        if hooks.cancelled() {
-            return Err(Error::Cancelled);
+    // Tasks answer one after the other, while other threads write what is large, and the answers.
+    let bulk: Vec<_> = parts.iter().filter_map(|(name, part)| Some((*name, part.bulk()?))).collect();
+    thread::scope(|scope| {
+        let many = tree.tasks.iter().map(|task| task.threads.len()).sum::<usize>() >= MANY;
+        let bulk = Aside::start(scope, many, || write_bulk(bulk));
+        let (answered, answers) = mpsc::channel::<(&FrozenTask<'_>, TaskImages)>();
+        let images = Aside::start(scope, many, || {
+            answers.into_iter().try_for_each(|(task, images)| write::write_task(store, task, images))
+        });
+        for (task, seized) in tree.tasks.iter().zip(&mut stopped.seized) {
+            if hooks.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let mut collected = write::new_images(task)?;
+            if let Some(held) = seized.take() {
+                *seized = Some(ask(task, held, resources, &parts, &context, &mut collected)?);
+            }
+            if answered.send((task, collected)).is_err() {
+                break; // the writer failed, and says why
+            }
         }
-        let mut collected = write::new_images(task)?;
-        if let Some(held) = seized.take() {
-            *seized = Some(ask(task, held, resources, &parts, &context, &mut collected)?);
-        }
-        images.push(collected);
-    }
+        drop(answered);
+        stages.done("questions to the tasks");
+        images.end()?;
+        stages.done("images of tasks");
+        stats.memory = bulk.end()?;
+        stages.done("bulk data");
+        Ok::<_, Error>(())
+    })?;
 
     let mut shared = RecordSet::new();
-    let memory = Instant::now();
     for (name, part) in &mut parts {
         part.finish(&mut shared).map_err(Error::resource(name))?;
+        stages.done(format_args!("{name}, end"));
     }
-    stats.memory = memory.elapsed();
-    write::write(store, &tree, images, &shared)?;
+    write::write_shared(store, &tree, &shared)?;
     let root = tree.tasks[0].pid;
     write::commit(store, root, options)?;
+    stages.done("shared images");
     // Whoever carries the images away at this stage needs all of them.
     if let Err(error) = notify(hooks, Action::PostDump, Some(root)) {
         criu_images::inventory::revoke(store)?;
@@ -113,7 +140,17 @@ fn write_images(
     for (name, part) in parts {
         part.commit(fate).map_err(Error::resource(name))?;
     }
+    stages.done("commit");
     Ok(())
+}
+
+/// Writes bulk data; how long that took.
+fn write_bulk(bulk: Vec<(&'static str, BulkData<'_>)>) -> Result<Duration> {
+    let start = Instant::now();
+    for (name, work) in bulk {
+        work().map_err(Error::resource(name))?;
+    }
+    Ok(start.elapsed())
 }
 
 /// Asks one task, from inside, whatever the resources want to know.
@@ -193,7 +230,8 @@ fn leave_sequences(
     Ok(())
 }
 
-pub(crate) fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {
+/// Ends the standstill, and says so to `ended`.
+pub(crate) fn let_go(stopped: Stopped, fate: Fate, ended: impl FnOnce()) -> Result<()> {
     let verdict = match fate {
         Fate::Kill => Verdict::Kill,
         Fate::Run => Verdict::Run,
@@ -205,6 +243,7 @@ pub(crate) fn let_go(stopped: Stopped, fate: Fate) -> Result<()> {
             let _ = pidfd::send_signal(held.pidfd.as_fd(), libc::SIGKILL); // a zombie is dead already
         }
     }
+    ended();
     for seized in stopped.seized.into_iter().flatten() {
         seized.release(verdict)?;
     }

@@ -74,23 +74,24 @@ fn namespaces() -> proto::TaskKobjIdsEntry {
     }
 }
 
-/// Writes all images but the inventory.
-pub(crate) fn write(
+/// Writes the images of one task.
+pub(crate) fn write_task(
     store: &dyn Store,
-    tree: &FrozenTree<'_>,
-    images: Vec<TaskImages>,
-    shared: &RecordSet,
-) -> Result<()> {
-    for (task, mut images) in tree.tasks.iter().zip(images) {
-        if let Some(ids) = images.core.ids.take() {
-            store.write_image(Image::Ids, task.ns_pid as u64, &[ids])?;
-        }
-        store.write_image(Image::Core, task.ns_pid as u64, &[images.core])?;
-        for (thread, core) in task.threads[1.min(task.threads.len())..].iter().zip(images.threads) {
-            store.write_image(Image::Core, thread.ns_tid as u64, &[core])?;
-        }
-        images.records.write_to(store)?;
+    task: &FrozenTask<'_>,
+    mut images: TaskImages,
+) -> criu_images::Result<()> {
+    if let Some(ids) = images.core.ids.take() {
+        store.write_image(Image::Ids, task.ns_pid as u64, &[ids])?;
     }
+    store.write_image(Image::Core, task.ns_pid as u64, &[images.core])?;
+    for (thread, core) in task.threads.iter().skip(1).zip(images.threads) {
+        store.write_image(Image::Core, thread.ns_tid as u64, &[core])?;
+    }
+    images.records.write_to(store)
+}
+
+/// Writes what tasks share, and the tree: all images but the inventory.
+pub(crate) fn write_shared(store: &dyn Store, tree: &FrozenTree<'_>, shared: &RecordSet) -> Result<()> {
     shared.write_to(store)?;
     let entries: Vec<_> = tree.tasks.iter().map(|task| pstree_entry(tree, task)).collect();
     store.write_image(Image::Pstree, 0, &entries)?;

@@ -8,6 +8,7 @@ mod run;
 mod space;
 
 use crate::hooks::{Action, Hooks, inform, notify};
+use crate::stages::Stages;
 use crate::{Error, Resources, RestoreStats, Result, steps};
 use compile::{Part, Program};
 use criu_images::Store;
@@ -46,13 +47,17 @@ pub fn restore(
     hooks: &mut dyn Hooks,
 ) -> Result<Restored> {
     let start = Instant::now();
+    let mut stages = Stages::start("restore");
     let tree = read(options, resources, store)?;
+    stages.done("tree read");
     let root = tree.tasks[0].pid() as i32;
     let numbers = Mutex::new(Numbers::default());
     let context = RestoreContext { options, store, numbers: &numbers };
     let mut parts = begin(&tree, resources, &context)?;
+    stages.done("images read");
     let (space, program) = plan(&tree, resources, &context, park, &mut parts)?;
     tracing::info!("restore: {} tasks, {} threads compiled", tree.tasks.len(), program.jobs.len());
+    stages.done("scripts compiled");
 
     // Whoever has the root's pid now is not the root.
     notify(hooks, Action::PreRestore, None)?;
@@ -60,15 +65,18 @@ pub fn restore(
     for (name, part) in &mut parts {
         part.prepare(&mut placed).map_err(Error::resource(name))?;
     }
+    stages.done("files opened");
     let forking = Instant::now();
     let cancelled = || hooks.cancelled();
     let patience = Patience::new(timeout, &cancelled);
     let mut run = run_scripts(&tree, &program, options.restore_sibling, patience)?;
     let forking = forking.elapsed();
+    stages.done("scripts run");
     // Not before all pids of the tree are taken: a script would find one of them free for itself.
     notify(hooks, Action::SetupNamespaces, Some(root))?;
     notify(hooks, Action::PostSetupNamespaces, Some(root))?;
     let complete = run.take_over(resources.registers, &space)?;
+    stages.done("registers set");
     notify(hooks, Action::PostRestore, Some(root))?;
     notify(hooks, Action::NetworkUnlock, Some(root))?;
     notify(hooks, Action::PreResume, Some(root))?;
@@ -77,6 +85,7 @@ pub fn restore(
         part.finish().map_err(Error::resource(name))?;
     }
     complete.resume(options.leave_stopped)?;
+    stages.done("let go");
     let stats = RestoreStats { forking, restore: start.elapsed() };
     inform(hooks, Action::PostResume, Some(root));
     Ok(Restored { root, stats })

@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
     fn trace(&mut self, restraint: &Restraint, patience: &mut Patience<'_>) -> Result<()> {
         self.wait_for(self.area.word(restraint.ready), restraint.threads, patience)?;
         for &task in &restraint.tasks {
-            let seized = Seized::seize(self.tree.tasks[task].pid() as i32)?;
+            let seized = Seized::adopt(self.tree.tasks[task].pid() as i32)?;
             let going = seized.threads().iter().try_for_each(|thread| ptrace::cont(thread.tid, 0));
             self.traced.push(seized);
             going.map_err(Error::system("PTRACE_CONT"))?;
@@ -155,7 +155,7 @@ impl<'a> Run<'a> {
     /// Stops a task.
     fn stop(&mut self, pid: i32) -> Result<Seized> {
         let Some(known) = self.traced.iter().position(|seized| seized.pid() == pid) else {
-            return Ok(Seized::seize(pid)?);
+            return Ok(Seized::adopt(pid)?);
         };
         let seized = self.traced.swap_remove(known);
         for thread in seized.threads() {
@@ -223,7 +223,6 @@ impl<'a> Run<'a> {
         for task in self.tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_))) {
             let pid = task.pid() as i32;
             let mut seized = self.stop(pid)?;
-            seized.die_with_tracer()?;
             for thread in 0..seized.threads().len() {
                 let tid = seized.threads()[thread].tid.as_raw() as u32;
                 let index = task.pstree.threads.iter().position(|&known| known == tid);

@@ -24,7 +24,7 @@ use criu_resource::{BoxError, Descriptor, Fate, Numbers, Options, Place};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::fstat;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -44,6 +44,8 @@ struct State {
     known: HashMap<(u64, u64, PathBuf), u32>,
     /// Packet sockets, whose rings can be mapped: inode → id.
     rings: HashMap<u64, u32>,
+    /// Files, by device and inode, that were found under their names.
+    found: HashSet<(u64, u64, PathBuf)>,
     pending: Vec<(u32, Observed, OwnedFd)>,
     ghosts: ghost::Ghosts,
     links: names::LinkRemaps,

@@ -146,6 +146,10 @@ impl State {
     /// The name under which restore finds the file, real or promised.
     fn reachable<'a>(&mut self, d: &Descriptor<'a>) -> Result<&'a Path, BoxError> {
         let path = d.link;
+        let key = (d.dev, d.ino, path.to_owned());
+        if self.found.contains(&key) {
+            return Ok(path);
+        }
         let call = |call| move |errno| NameError::Call { path: path.to_owned(), call, errno };
         // An O_PATH descriptor of a symbolic link would be followed by nothing but its own path.
         let fs = fstatfs(d.fd).map_err(call("fstatfs"))?.filesystem_type();
@@ -164,7 +168,11 @@ impl State {
             return Ok(strip(path));
         }
         match found {
-            Ok(stat) if same(&stat, d) || self.evades(&stat, d) => Ok(path),
+            Ok(stat) if same(&stat, d) => {
+                self.found.insert(key);
+                Ok(path)
+            }
+            Ok(stat) if self.evades(&stat, d) => Ok(path),
             Ok(stat) => Err(NameError::Replaced {
                 path: path.to_owned(),
                 dev: d.dev,

@@ -7,17 +7,24 @@ use crate::{Files, late, sys};
 use criu_images::{Image, Record, RecordSet, proto};
 use criu_kernel::kcmp::FileIds;
 use criu_kernel::{Pid, pidfd};
-use criu_resource::{Answer, BoxError, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, TreeDump};
+use criu_resource::{
+    Answer, BoxError, BulkData, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, TreeDump,
+};
 use criu_script::Script;
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Descriptors of criu-rs beside those it holds for the tree.
 const OWN: usize = 256;
+/// How many descriptors are fetched before it is asked which of them are equal.
+const PART: usize = OWN / 2;
+/// So many are worth a second thread.
+const MANY: usize = 32;
 /// What equal descriptions surely have in common: device, inode, mode, access mode, and the number that
 /// fdinfo gives some kinds, which all have one and the same inode.
 type Hint = (u64, u64, u32, u32, Option<String>);
@@ -105,22 +112,24 @@ impl<'t> Dump<'t> {
             seen: Vec::new(),
             by_id: HashMap::new(),
             locks: Locks::new(context.options.file_locks),
-            buffer: String::new(),
         };
+        let mut places = Vec::new();
         for task in tree.tasks.iter().filter(|task| !task.threads.is_empty()) {
-            let leader = &tree.tasks[leaders[task.index]];
-            if leader.index == task.index {
-                let slots = scan.task(task)?;
-                let files_id = task.index as u64 + 1;
-                dump.tables.insert(task.pid, files_id as u32);
-                dump.records.touch(Image::Fdinfo, files_id);
-                for slot in slots {
-                    dump.ids.insert((task.pid, slot.fd as i32), slot.id);
-                    dump.records.push(Record::new(Image::Fdinfo, files_id, &slot));
-                }
+            if leaders[task.index] == task.index {
+                places.extend(numbers(task)?.into_iter().map(|number| (task.index, number)));
+                dump.tables.insert(task.pid, task.index as u32 + 1);
+                dump.records.touch(Image::Fdinfo, task.index as u64 + 1);
             }
             let entry = fs::entry(task, &table.files)?;
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
+        }
+        for places in places.chunks(PART) {
+            for fetched in fetch(tree, places, &scan.pids)? {
+                let task = &tree.tasks[fetched.task];
+                let slot = scan.descriptor(task, fetched)?;
+                dump.ids.insert((task.pid, slot.fd as i32), slot.id);
+                dump.records.push(Record::new(Image::Fdinfo, task.index as u64 + 1, &slot));
+            }
         }
         dump.lock(&mut scan, tree)?;
         dump.records.extend(scan.locks.entries().map(|lock| Record::new(Image::FileLocks, 0, lock)));
@@ -171,28 +180,48 @@ struct Scan<'t> {
     /// Where in `seen` an id is.
     by_id: HashMap<u32, usize>,
     locks: Locks,
-    buffer: String,
+}
+
+/// A descriptor of a task, fetched and looked at.
+struct Fetched {
+    /// The task's position.
+    task: usize,
+    fd: OwnedFd,
+    seen: Observed,
+}
+
+/// Fetches descriptors, given by the task's position and the number there; side by side where there are many.
+/// `pids` turns ids of criu-rs's pid namespace into the tree's.
+fn fetch(
+    tree: &FrozenTree<'_>,
+    places: &[(usize, i32)],
+    pids: &HashMap<i32, i32>,
+) -> Result<Vec<Fetched>, TableError> {
+    let map = |pid: i32| pids.get(&pid).copied().unwrap_or(pid);
+    let one = |buffer: &mut Vec<u8>, &(task, number): &(usize, i32)| {
+        let FrozenTask { pid, pidfd, proc, .. } = tree.tasks[task];
+        let observe = |source: BoxError| TableError::Observe { pid, number, source };
+        let fd =
+            pidfd::getfd(pidfd, number).map_err(|errno| observe(format!("pidfd_getfd: {errno}").into()))?;
+        let seen = Observed::of(proc, pid, number, fd.as_fd(), &map, buffer)
+            .map_err(|error| observe(error.into()))?;
+        Ok(Fetched { task, fd, seen })
+    };
+    if places.len() < MANY {
+        let mut buffer = Vec::new();
+        return places.iter().map(|place| one(&mut buffer, place)).collect();
+    }
+    places.par_iter().with_min_len(MANY / 2).map_init(Vec::new, one).collect()
 }
 
 impl Scan<'_> {
-    fn task(&mut self, task: &FrozenTask<'_>) -> Result<Vec<proto::FdinfoEntry>, TableError> {
-        let pid = task.pid;
-        let mut slots = Vec::new();
-        for number in numbers(task.proc).map_err(|errno| TableError::Task { pid, call: "readdir", errno })? {
-            slots.push(self.descriptor(task, number)?);
-        }
-        Ok(slots)
-    }
-
-    fn descriptor(&mut self, task: &FrozenTask<'_>, number: i32) -> Result<proto::FdinfoEntry, TableError> {
-        let pid = task.pid;
+    fn descriptor(
+        &mut self,
+        task: &FrozenTask<'_>,
+        Fetched { fd, seen, .. }: Fetched,
+    ) -> Result<proto::FdinfoEntry, TableError> {
+        let (pid, number) = (task.pid, seen.number);
         let observe = |source: BoxError| TableError::Observe { pid, number, source };
-        let fd = pidfd::getfd(task.pidfd, number)
-            .map_err(|errno| observe(format!("pidfd_getfd: {errno}").into()))?;
-        let pids = &self.pids;
-        let map = |pid: i32| pids.get(&pid).copied().unwrap_or(pid);
-        let seen = Observed::of(task.proc, pid, number, fd.as_fd(), &map, &mut self.buffer)
-            .map_err(|error| observe(error.into()))?;
         let found = self
             .known
             .insert(hint(&seen), Pid::from_raw(pid), number)
@@ -241,7 +270,7 @@ impl Scan<'_> {
         let observe = |source: BoxError| TableError::Observe { pid, number: -1, source };
         let (pids, number) = (&self.pids, fd.as_raw_fd());
         let map = |pid: i32| pids.get(&pid).copied().unwrap_or(pid);
-        let seen = Observed::of(own, pid, number, fd, &map, &mut self.buffer)
+        let seen = Observed::of(own, pid, number, fd, &map, &mut Vec::new())
             .map_err(|error| observe(error.into()))?;
         let found = self
             .known
@@ -275,12 +304,14 @@ fn hint(seen: &Observed) -> Hint {
 }
 
 /// The numbers of a task's descriptors, ascending.
-fn numbers(proc: BorrowedFd<'_>) -> nix::Result<Vec<i32>> {
+fn numbers(task: &FrozenTask<'_>) -> Result<Vec<i32>, TableError> {
+    let failed = |errno| TableError::Task { pid: task.pid, call: "readdir", errno };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut dir = Dir::openat(proc, "fd", flags, Mode::empty())?;
+    let mut dir = Dir::openat(task.proc, "fd", flags, Mode::empty()).map_err(failed)?;
     let mut numbers = Vec::new();
     for entry in dir.iter() {
-        numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+        let entry = entry.map_err(failed)?;
+        numbers.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -295,6 +326,10 @@ impl TreeDump for Dump<'_> {
         }))
     }
 
+    fn bulk(&self) -> Option<BulkData<'_>> {
+        None
+    }
+
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {
         let (ids, leaders) = (&self.ids, &self.leaders);
         let id_of = |pid: i32, number: i32| ids.get(&(*leaders.get(&pid)?, number)).copied();
@@ -304,7 +339,7 @@ impl TreeDump for Dump<'_> {
         }
         self.table.files.drain(&mut self.records, self.context.store)?;
         self.records.touch(Image::Files, 0);
-        move_records(&mut self.records, records);
+        records.append(std::mem::take(&mut self.records));
         Ok(())
     }
 
@@ -318,17 +353,6 @@ impl TreeDump for Dump<'_> {
         table.files.commit(fate);
         result
     }
-}
-
-fn move_records(from: &mut RecordSet, to: &mut RecordSet) {
-    to.extend(from.iter().cloned());
-    // Files without records keep their header.
-    for name in from.file_names() {
-        if let Some((image, id)) = Image::from_file_name(&name) {
-            to.touch(image, id);
-        }
-    }
-    *from = RecordSet::new();
 }
 
 /// A dump that ended half-way leaves no names behind.

@@ -20,7 +20,8 @@ use super::{ImageReader, ImageWriter, Store};
 use crate::error::{Error, Result};
 use crate::lineage::PARENT;
 
-const BUFFER: usize = 64 * 1024;
+/// Most images are small; what is large is written by the page, past this buffer.
+const BUFFER: usize = 16 * 1024;
 
 /// Images as files of one directory, which is held open: renaming or unmounting it later does no harm.
 #[derive(Debug)]

@@ -149,15 +149,17 @@ pub fn set_registers(tid: Pid, regs: &UserRegs) -> Result<()> {
     Ok(())
 }
 
-/// Any register set, by its note type; `capacity` is the most bytes it can have.
-pub fn regset(tid: Pid, note: u32, capacity: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0u8; capacity];
+/// Room for any register set: AMX tiles make the XSAVE area 11 KiB, and more may come.
+const REGSET_MAX: usize = 32 << 10;
+
+/// Any register set, by its note type.
+pub fn regset(tid: Pid, note: u32) -> Result<Vec<u8>> {
+    let mut bytes = [0u8; REGSET_MAX];
     let mut vector = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let pointer = std::ptr::from_mut(&mut vector).cast();
     // SAFETY: the vector describes `bytes`; the kernel fills at most that and stores the length.
     unsafe { ptrace(libc::PTRACE_GETREGSET as c_uint, tid, note as usize, pointer) }?;
-    bytes.truncate(vector.iov_len);
-    Ok(bytes)
+    Ok(bytes[..vector.iov_len].to_vec())
 }
 
 /// Sets a register set; its length must be one the kernel knows (`EINVAL`).
@@ -171,8 +173,7 @@ pub fn set_regset(tid: Pid, note: u32, bytes: &[u8]) -> Result<()> {
 /// The XSAVE area: x87, SSE, AVX, AVX-512, PKRU… in the processor's standard layout, see
 /// [`crate::arch`]. Linux 2.6.35.
 pub fn xstate(tid: Pid) -> Result<Vec<u8>> {
-    // AMX tiles make the area 11 KiB; leave room for what comes.
-    regset(tid, NT_X86_XSTATE, 32 << 10)
+    regset(tid, NT_X86_XSTATE)
 }
 
 /// Sets the XSAVE area, all of it: it must have the length that [`xstate`] gives on this machine.

@@ -53,7 +53,7 @@ fn a_large_object_goes_through_several_workers() {
     source.write_all_at(&content, 0).unwrap();
     let runs = vec![run(0, 70 * MIB), run(71 * MIB, 80 * MIB)];
     let job = Job { source: Source::Shared(9, source), image: Image::ShmemPagemap, ..job(runs) };
-    store_all(&store, vec![job]).unwrap();
+    store_all(&store, &[job]).unwrap();
     let mut found = Vec::new();
     store.open("pages-3.img").unwrap().read_to_end(&mut found).unwrap();
     assert_eq!(found.len() as u64, 79 * MIB);
@@ -66,6 +66,6 @@ fn a_task_that_is_gone_is_named() {
     let store = criu_images::MemoryStore::new();
     let mut job = job(vec![run(0x1000, 0x2000)]);
     job.source = Source::Task(i32::MAX);
-    let error = store_all(&store, vec![job]).unwrap_err().to_string();
+    let error = store_all(&store, &[job]).unwrap_err().to_string();
     assert!(error.starts_with("task 2147483647: open(/proc/PID/mem)"), "{error}");
 }

@@ -24,7 +24,7 @@ fn dump(store: &MemoryStore, pages: &[u8], own: &[Range<u64>]) -> Vec<(u32, u64)
     if lineage.is_incremental() {
         compare_all(&lineage, &mut jobs).unwrap();
     }
-    crate::pages::store_all(store, jobs).unwrap();
+    crate::pages::store_all(store, &jobs).unwrap();
     let map = criu_images::pagemap::Pagemap::read(store, Image::ShmemPagemap, 9).unwrap();
     map.extents().map(|extent| (extent.flags, (extent.range.end - extent.range.start) / PAGE)).collect()
 }

@@ -180,7 +180,7 @@ impl FileDump for InetDump<'_> {
         Ok(proto::FileEntry {
             r#type: proto::FdTypes::Inetsk as i32,
             id: descriptor.id,
-            isk: Some(entry),
+            isk: Some(Box::new(entry)),
             ..proto::FileEntry::default()
         })
     }

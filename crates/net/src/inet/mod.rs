@@ -28,8 +28,7 @@ impl FileKind for Inet {
     }
 
     fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
-        let domain = options::identity(descriptor.fd).map(|(domain, ..)| domain);
-        matches!(domain, Some(libc::AF_INET | libc::AF_INET6))
+        matches!(options::domain(descriptor), Some(libc::AF_INET | libc::AF_INET6))
     }
 
     fn dump<'t>(&'t self, context: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {

@@ -204,7 +204,7 @@ fn settle(fd: BorrowedFd<'_>, entry: &proto::InetSkEntry) -> Result<()> {
 
 /// The entry of an internet socket in an entry of `files.img`.
 fn own(entry: &proto::FileEntry) -> Result<&proto::InetSkEntry> {
-    entry.isk.as_ref().ok_or_else(|| Error::Corrupt(format!("file {:#x} is no internet socket", entry.id)))
+    entry.isk.as_deref().ok_or_else(|| Error::Corrupt(format!("file {:#x} is no internet socket", entry.id)))
 }
 
 fn describe(entry: &proto::InetSkEntry) -> String {

@@ -181,7 +181,7 @@ impl<'t> UnixDump<'t> {
             let file = proto::FileEntry {
                 r#type: proto::FdTypes::Unixsk as i32,
                 id: entry.id,
-                usk: Some(entry),
+                usk: Some(Box::new(entry)),
                 ..proto::FileEntry::default()
             };
             records.push(Record::new(Image::Files, 0, &file));
@@ -215,7 +215,7 @@ impl FileDump for UnixDump<'_> {
         Ok(proto::FileEntry {
             r#type: proto::FdTypes::Unixsk as i32,
             id: descriptor.id,
-            usk: Some(entry),
+            usk: Some(Box::new(entry)),
             ..proto::FileEntry::default()
         })
     }

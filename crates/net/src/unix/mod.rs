@@ -33,7 +33,7 @@ impl FileKind for Unix {
     }
 
     fn claims(&self, descriptor: &Descriptor<'_>) -> bool {
-        options::identity(descriptor.fd).is_some_and(|(domain, ..)| domain == libc::AF_UNIX)
+        options::domain(descriptor) == Some(libc::AF_UNIX)
     }
 
     fn dump<'t>(&'t self, context: &'t DumpContext<'t>) -> Box<dyn FileDump + 't> {

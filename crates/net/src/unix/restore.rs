@@ -55,7 +55,7 @@ impl<'t> UnixRestore<'t> {
         let files: Vec<proto::FileEntry> =
             self.context.store.read_image_opt(Image::Files, 0)?.unwrap_or_default();
         let sockets = files.into_iter().filter_map(|file| file.usk);
-        Ok(sockets.filter(|entry| entry.uflags & EXTERNAL != 0).map(|entry| (entry.ino, entry)).collect())
+        Ok(sockets.filter(|entry| entry.uflags & EXTERNAL != 0).map(|entry| (entry.ino, *entry)).collect())
     }
 
     fn wiring(&mut self) -> Result<&Wiring> {
@@ -75,7 +75,7 @@ fn settle(fd: BorrowedFd<'_>, entry: &UnixSkEntry) -> Result<()> {
 }
 
 fn own(entry: &proto::FileEntry) -> Result<&UnixSkEntry> {
-    entry.usk.as_ref().ok_or_else(|| Error::Corrupt(format!("file {:#x} is no unix socket", entry.id)))
+    entry.usk.as_deref().ok_or_else(|| Error::Corrupt(format!("file {:#x} is no unix socket", entry.id)))
 }
 
 pub(super) fn describe(entry: &UnixSkEntry) -> String {
