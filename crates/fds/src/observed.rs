@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn own_descriptor() {
         let mut file = tempfile::tempfile().unwrap();
-        io::Write::write_all(&mut file, b"abc").unwrap();
+        std::io::Write::write_all(&mut file, b"abc").unwrap();
         let seen = Observed::own(file.as_fd()).unwrap();
         let descriptor = seen.view(file.as_fd(), 5);
         assert_eq!((descriptor.id, descriptor.pos, descriptor.size, descriptor.nlink), (5, 3, 3, 0));

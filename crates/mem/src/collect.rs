@@ -89,23 +89,27 @@ impl Collected {
 
 /// Reads the areas of all tasks, several tasks at a time.
 fn scan_all(tasks: &[&FrozenTask<'_>], shmem: (u32, u32)) -> Result<Vec<TaskMemory>, BoxError> {
+    let alone = tasks.len() == 1;
     if tasks.len() < 4 {
-        return tasks.iter().map(|task| scan_one(task.pid, task.ns_pid, shmem)).collect();
+        return tasks.iter().map(|task| scan_one(task.pid, task.ns_pid, shmem, alone)).collect();
     }
     let pids: Vec<_> = tasks.iter().map(|task| (task.pid, task.ns_pid)).collect();
     use rayon::prelude::*;
-    pids.par_iter().map(|&(pid, ns_pid)| scan_one(pid, ns_pid, shmem)).collect()
+    pids.par_iter().map(|&(pid, ns_pid)| scan_one(pid, ns_pid, shmem, alone)).collect()
 }
 
-fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32)) -> Result<TaskMemory, BoxError> {
+fn scan_one(pid: i32, ns_pid: i32, shmem: (u32, u32), alone: bool) -> Result<TaskMemory, BoxError> {
     let proc = ProcDir::open(Pid::from_raw(pid))?;
-    let areas = scan::areas(&proc, pid, shmem)?;
+    let mut areas = scan::areas(&proc, pid, shmem)?;
     let mut mm = mm::read(&proc)?;
     let rings = areas.iter().map(|area| &area.entry).filter(|entry| status::any(entry, status::AIORING));
     mm.aios = rings.map(aio::entry).collect();
     let tails = aio::tails(pid, &mm.aios)?;
-    mm.notes = notes::entries(&areas);
     let (runs, guards) = scan::page_runs(pid, &areas)?;
+    if !alone {
+        scan::note_own(&proc, &mut areas, &runs)?;
+    }
+    mm.notes = notes::entries(&areas);
     Ok(TaskMemory { pid, ns_pid, mm, areas, guards, runs, shared: Vec::new(), tails })
 }
 

@@ -50,6 +50,7 @@ mod content;
 mod dump;
 mod parent;
 mod read;
+mod read_ahead;
 mod restore;
 mod seat;
 

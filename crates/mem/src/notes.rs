@@ -1,5 +1,5 @@
-//! What images of the reference have no place for: names of anonymous areas (PR_SET_VMA_ANON_NAME) and seals
-//! (mseal(2)).
+//! What images of the reference have no place for: names of anonymous areas (PR_SET_VMA_ANON_NAME), seals
+//! (mseal(2)), and that an area has nothing in common with other tasks.
 
 use crate::vma::Area;
 use criu_images::proto::AreaNote;
@@ -19,6 +19,8 @@ pub struct Note {
     pub name: Option<Vec<u8>>,
     /// Whether it is sealed.
     pub sealed: bool,
+    /// Whether it is large and no page of it is shared with another task.
+    pub own: bool,
 }
 
 impl Note {
@@ -29,6 +31,7 @@ impl Note {
         Note {
             name: rest.and_then(|rest| rest.strip_suffix(b"]")).map(<[u8]>::to_vec),
             sealed: vma.flags.is_some_and(|flags| flags.contains(VmFlags::SEALED)),
+            own: false,
         }
     }
 }
@@ -41,6 +44,7 @@ pub fn entries(areas: &[Area]) -> Vec<AreaNote> {
         end: entry.end,
         name: note.name.clone(),
         sealed: note.sealed.then_some(true),
+        own: note.own.then_some(true),
     };
     noted.map(entry).collect()
 }
@@ -70,15 +74,15 @@ mod tests {
     fn names_and_seals() {
         let vma = |name: &str, flags| Vma { name: name.into(), flags: Some(flags), ..Vma::default() };
         let named = Note::of(&vma("[anon:the [arena]]", VmFlags::empty()));
-        assert_eq!(named, Note { name: Some(b"the [arena]".to_vec()), sealed: false });
+        assert_eq!(named, Note { name: Some(b"the [arena]".to_vec()), ..Note::default() });
         assert_eq!(Note::of(&vma("[anon_shmem:x]", VmFlags::empty())).name.unwrap(), b"x");
-        assert_eq!(Note::of(&vma("[heap]", VmFlags::SEALED)), Note { name: None, sealed: true });
+        assert_eq!(Note::of(&vma("[heap]", VmFlags::SEALED)), Note { sealed: true, ..Note::default() });
     }
 
     #[test]
     fn seals_come_last() {
         let name = Some(b"a".to_vec());
-        let note = AreaNote { start: 0x1000, end: 0x3000, name, sealed: Some(true) };
+        let note = AreaNote { start: 0x1000, end: 0x3000, name, sealed: Some(true), own: None };
         let mut script = Script::new("test");
         steps(&[note], &mut script);
         let numbers: Vec<i64> = script.steps().iter().map(|step| step.nr.into()).collect();

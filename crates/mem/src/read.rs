@@ -132,8 +132,9 @@ fn read_what_is_there(memory: Option<&File>, start: u64, buffer: &mut [u8]) {
     }
 }
 
-/// Whether no page of the run is shared with another task, as far as the kernel tells.
-fn is_exclusive(pagemap: &File, run: &Run) -> bool {
+/// Whether no page of the run is shared with another task, as far as the kernel tells. `pagemap` is
+/// `/proc/PID/pagemap`.
+pub(crate) fn is_exclusive(pagemap: &File, run: &Run) -> bool {
     let mut words = [0; 256 * 8];
     let mut page = run.start / PAGE;
     let end = run.end / PAGE;

@@ -5,6 +5,7 @@ use crate::content::Content;
 use crate::cow::{self, Shared};
 use crate::error::Error;
 use crate::layout::{self, Piece};
+use crate::pages::PAGE;
 use crate::seat::Seat;
 use crate::sysv::{self, Segments};
 use crate::{Memory, mm, notes, shmem, status, vdso};
@@ -12,11 +13,15 @@ use criu_images::proto::{AioRingEntry, MmEntry, VmaEntry};
 use criu_images::{Image, ImageReader, Lineage, StoreExt};
 use criu_resource::{BoxError, BuiltTask, BuiltTree, Life, Place, RestoreContext, Stage, TreeRestore};
 use criu_script::Script;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::SeekFrom;
 
 /// What the kernel keeps free below a stack: nothing of ours may come there either.
-const STACK_GAP: u64 = 256 * crate::pages::PAGE;
+const STACK_GAP: u64 = 256 * PAGE;
+
+/// From this much content on, a second thread is worth its while.
+const LARGE: u64 = 32 << 20;
 
 /// One task's memory as it is to be.
 struct Task {
@@ -45,6 +50,7 @@ pub(crate) struct Plan<'t> {
     parents: Vec<Option<usize>>,
     shared: shmem::Restored,
     segments: Segments,
+    processors: usize,
     /// Where /dev/null is open for writing.
     null: Option<Seat>,
 }
@@ -68,7 +74,9 @@ impl<'t> Plan<'t> {
         let ids = tree.tasks.iter().find_map(|task| task.ids.as_ref());
         let namespace = ids.map_or(0, |ids| ids.ipc_ns_id());
         let segments = Segments::read(context.store, namespace, areas)?;
-        let mut plan = Plan { memory, context, lineage, tasks, parents, shared, segments, null: None };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut plan =
+            Plan { memory, context, lineage, tasks, parents, shared, segments, processors, null: None };
         plan.share()?;
         for area in plan.tasks.iter().flatten().flat_map(|task| &task.areas) {
             if shmem::is_mapping(area) {
@@ -91,7 +99,11 @@ impl<'t> Plan<'t> {
             let pairs = cow::candidates(&child.areas, &parent.areas);
             let has_both =
                 |&(own, there): &(usize, usize)| child.has_content[own] && parent.has_content[there];
-            let pairs: Vec<_> = pairs.into_iter().filter(has_both).collect();
+            let own = child.mm.notes.iter().filter(|note| note.own()).map(|note| note.start);
+            let own: HashSet<u64> = own.collect();
+            let may_share =
+                |pair: &(usize, usize)| has_both(pair) && !own.contains(&child.areas[pair.0].start);
+            let pairs: Vec<_> = pairs.into_iter().filter(may_share).collect();
             if pairs.is_empty() {
                 continue;
             }
@@ -197,6 +209,10 @@ impl Task {
         self.mm.aios.iter().map(ring).collect()
     }
 
+    fn content_len(&self) -> u64 {
+        self.content.iter().map(|piece| piece.len).sum()
+    }
+
     /// The areas of one time, early or late, with their positions.
     fn areas_of(&self, early: bool, inherited: bool) -> impl Iterator<Item = (usize, &VmaEntry)> {
         let taken: std::collections::BTreeSet<usize> =
@@ -238,6 +254,34 @@ fn check(pid: i32, image: &str, areas: &[VmaEntry]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Which part of a task's content a thread fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    All,
+    First,
+    Second,
+}
+
+impl Share {
+    /// Halves by size.
+    fn of(self, mut pieces: Vec<Piece>) -> Vec<Piece> {
+        let mut left = pieces.iter().map(|piece| piece.len).sum::<u64>() / 2 / PAGE * PAGE;
+        let middle = pieces.iter().position(|piece| match left.checked_sub(piece.len) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        });
+        let (Some(middle), false) = (middle, self == Share::All) else { return pieces };
+        let mut second = pieces.split_off(middle);
+        let Piece { area, start, len, offset } = second[0];
+        pieces.push(Piece { area, start, len: left, offset });
+        second[0] = Piece { area, start: start + left, len: len - left, offset: offset + left };
+        if self == Share::First { pieces } else { second }
+    }
+}
+
 impl Plan<'_> {
     fn emit_inherit(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
         let parent = self.parents[index].and_then(|parent| self.tasks[parent].as_ref());
@@ -258,12 +302,13 @@ impl Plan<'_> {
             script.syscall(libc::SYS_madvise, args);
         }
         task.inherits = inherits;
-        self.emit_areas(index, true, script)
+        self.emit_areas(index, true, script)?;
+        self.fill(index, true, Share::All, script)
     }
 
-    /// Maps and fills the areas of one time that are not there already.
+    /// Maps the areas of one time that are not there already.
     fn emit_areas(&mut self, index: usize, early: bool, script: &mut Script) -> Result<(), BoxError> {
-        let Plan { memory, context, lineage, tasks, shared, segments, .. } = self;
+        let Plan { memory, context, tasks, shared, segments, .. } = self;
         let Some(task) = &mut tasks[index] else { return Ok(()) };
         let mut fd_of = |area: &VmaEntry| match shmem::is_mapping(area) {
             true => shared.number_of(area.shmid, context),
@@ -277,9 +322,24 @@ impl Plan<'_> {
         layout::map_steps(mapped, &has_content, &mut fd_of, script)?;
         let all: Vec<&VmaEntry> = task.areas_of(early, true).map(|(_, area)| area).collect();
         layout::early_advice_steps(&all, script);
+        Ok(())
+    }
+
+    /// Whether a second thread is to help filling the task's memory: it has much, and there are processors that
+    /// no other such task keeps busy.
+    fn large(&self, index: usize) -> bool {
+        let large = |task: &Option<Task>| task.as_ref().is_some_and(|task| task.content_len() >= LARGE);
+        large(&self.tasks[index]) && self.tasks.iter().filter(|task| large(task)).count() < self.processors
+    }
+
+    /// Fills a share of the areas of one time that are not there already.
+    fn fill(&mut self, index: usize, early: bool, share: Share, script: &mut Script) -> Result<(), BoxError> {
+        let Plan { context, lineage, tasks, .. } = self;
+        let Some(task) = &mut tasks[index] else { return Ok(()) };
         let mut wanted = vec![false; task.areas.len()];
         task.areas_of(early, false).for_each(|(index, _)| wanted[index] = true);
         let pieces: Vec<Piece> = task.content.iter().filter(|piece| wanted[piece.area]).copied().collect();
+        let pieces = share.of(pieces);
         if !pieces.is_empty() {
             layout::populate_steps(&task.areas, &pieces, script);
             task.stored.fill_steps(&pieces, context, lineage, script)?;
@@ -302,8 +362,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn emit_memory(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
-        self.emit_areas(index, false, script)?;
+    fn settle(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
         self.emit_rings(index, script)?;
         let Some(task) = &self.tasks[index] else { return Ok(()) };
         layout::final_steps(&task.areas, &|area| task.has_content[area], script);
@@ -337,9 +396,29 @@ impl TreeRestore for Plan<'_> {
     fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
         match stage {
             Stage::Inherit => self.emit_inherit(task.index, script),
-            Stage::Memory => self.emit_memory(task.index, script),
+            Stage::Memory => self.emit_areas(task.index, false, script),
+            Stage::Fill => {
+                let share = if self.large(task.index) { Share::First } else { Share::All };
+                self.fill(task.index, false, share, script)
+            }
+            Stage::Settle => self.settle(task.index, script),
             _ => Ok(()),
         }
+    }
+
+    fn emit_thread(&mut self, _: &BuiltTask, _: usize, _: &mut Script) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn aside(&mut self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError> {
+        match self.large(task.index) {
+            true => self.fill(task.index, false, Share::Second, script),
+            false => Ok(()),
+        }
+    }
+
+    fn restrains(&self, _: &BuiltTask) -> bool {
+        false
     }
 
     fn occupied(&self) -> Vec<(u64, u64)> {
@@ -372,5 +451,21 @@ impl TreeRestore for Plan<'_> {
 
     fn finish(&mut self) -> Result<(), BoxError> {
         Ok(self.segments.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_shares_are_the_whole() {
+        let piece = |start, pages, offset| Piece { area: 0, start, len: pages * PAGE, offset: offset * PAGE };
+        let all = vec![piece(0x10_0000, 3, 0), piece(0x20_0000, 6, 3), piece(0x40_0000, 2, 9)];
+        let (first, second) = (Share::First.of(all.clone()), Share::Second.of(all.clone()));
+        assert_eq!(first, [piece(0x10_0000, 3, 0), piece(0x20_0000, 2, 3)]);
+        assert_eq!(second, [piece(0x20_2000, 4, 5), piece(0x40_0000, 2, 9)]);
+        assert_eq!(Share::All.of(all.clone()), all);
+        assert!(Share::First.of(Vec::new()).is_empty());
     }
 }

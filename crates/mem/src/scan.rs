@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::pages::{self, Run};
+use crate::read::is_exclusive;
+use crate::read_ahead::ReadAhead;
 use crate::status;
 use crate::vma::{self, Area};
 use criu_images::proto::VmaEntry;
@@ -13,13 +15,16 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::fstatfs;
 use std::io::BufReader;
 
+/// Comparing less than this with another task's memory takes next to no time.
+const LARGE: u64 = 1 << 20;
+
 /// The areas of task `pid`, whose directory in procfs is `proc`. `shmem` is what [`crate::shmem::device`]
 /// says.
 ///
 /// # Errors
 /// Those of reading `/proc/PID/smaps`, and [`Error::Unsupported`].
 pub fn areas(proc: &ProcDir, pid: i32, shmem: (u32, u32)) -> Result<Vec<Area>, BoxError> {
-    let text = BufReader::with_capacity(256 << 10, proc.file("smaps")?);
+    let text = BufReader::with_capacity(64 << 10, ReadAhead::new(proc.file("smaps")?)?);
     let maps = procmap::parse_smaps(text).collect::<Result<Vec<_>, _>>()?;
     let mut areas = vma::classify(pid, shmem, maps)?;
     for Area { entry, .. } in areas.iter_mut().filter(|area| area.entry.flags & status::MAP_HUGETLB != 0) {
@@ -86,6 +91,26 @@ pub fn page_runs(pid: i32, areas: &[Area]) -> Result<(Vec<Run>, Vec<VmaEntry>), 
         runs.insert(at, Run { start: entry.start, end: entry.end, readable: true });
     }
     Ok((runs, guards))
+}
+
+/// Notes large areas of which no page is shared with another task: restore need not look for what to share.
+///
+/// # Errors
+/// Those of opening `/proc/PID/pagemap`.
+pub fn note_own(proc: &ProcDir, areas: &mut [Area], runs: &[Run]) -> Result<(), BoxError> {
+    let pagemap = proc.file("pagemap")?;
+    for Area { entry, note, .. } in areas.iter_mut().filter(|area| status::is_private(&area.entry)) {
+        let from = runs.partition_point(|run| run.end <= entry.start);
+        let to = runs.partition_point(|run| run.start < entry.end);
+        let within = runs[from..to].iter().map(|run| Run {
+            start: run.start.max(entry.start),
+            end: run.end.min(entry.end),
+            ..*run
+        });
+        let large = within.clone().map(|run| run.len()).sum::<u64>() >= LARGE;
+        note.own = large && within.into_iter().all(|run| is_exclusive(&pagemap, &run));
+    }
+    Ok(())
 }
 
 /// `GUARD` where the kernel knows the word (Linux 6.16).

@@ -21,8 +21,13 @@ pub enum Stage {
     Born,
     /// Descriptors, terminal, working directory.
     Files,
-    /// Address space and its contents, mm fields. The threads are created after it.
+    /// The areas of the address space.
     Memory,
+    /// Their contents, beside which another thread may run what [`TreeRestore::aside`](crate::TreeRestore::aside)
+    /// says.
+    Fill,
+    /// What is left of the address space: protection, mm fields. The threads are created after it.
+    Settle,
     /// Everything a task sets for itself: signals, timers, limits, scheduling. In thread scripts too.
     State,
     /// After every task finished [`Stage::State`]: credentials and what takes rights away. In thread
@@ -32,8 +37,17 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 7] =
-        [Stage::Inherit, Stage::Session, Stage::Born, Stage::Files, Stage::Memory, Stage::State, Stage::Last];
+    pub const ALL: [Stage; 9] = [
+        Stage::Inherit,
+        Stage::Session,
+        Stage::Born,
+        Stage::Files,
+        Stage::Memory,
+        Stage::Fill,
+        Stage::Settle,
+        Stage::State,
+        Stage::Last,
+    ];
 }
 
 /// One process to be restored.

@@ -111,19 +111,13 @@ pub trait TreeRestore {
     fn emit(&mut self, stage: Stage, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError>;
     /// Adds steps of [`Stage::State`] to the script of thread number `thread` (0 is the main one), before those
     /// of thread states.
-    fn emit_thread(
-        &mut self,
-        _task: &BuiltTask,
-        _thread: usize,
-        _script: &mut Script,
-    ) -> Result<(), BoxError> {
-        Ok(())
-    }
+    fn emit_thread(&mut self, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<(), BoxError>;
+    /// Adds steps that a thread of their own is worth, which runs beside [`Stage::Fill`] and is gone before
+    /// [`Stage::Settle`].
+    fn aside(&mut self, task: &BuiltTask, script: &mut Script) -> Result<(), BoxError>;
     /// Whether the task takes system calls from itself in [`Stage::State`] (seccomp(2)). From then on it runs
     /// under ptrace, which suspends that until the end.
-    fn restrains(&self, _task: &BuiltTask) -> bool {
-        false
-    }
+    fn restrains(&self, task: &BuiltTask) -> bool;
     /// Address ranges (start, end) that the script machine must leave free in every task.
     fn occupied(&self) -> Vec<(u64, u64)>;
     /// Opens everything and puts it at the numbers that the scripts use.

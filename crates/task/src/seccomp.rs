@@ -252,6 +252,10 @@ impl TreeRestore for Restore {
         (0..=task.threads.len()).any(|thread| !matches!(mode(task, thread), Ok((SeccompMode::Disabled, _))))
     }
 
+    fn aside(&mut self, _: &BuiltTask, _: &mut Script) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     fn occupied(&self) -> Vec<(u64, u64)> {
         Vec::new()
     }

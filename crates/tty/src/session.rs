@@ -241,6 +241,18 @@ impl TreeRestore for SessionRestore<'_> {
         Ok(())
     }
 
+    fn emit_thread(&mut self, _: &BuiltTask, _: usize, _: &mut Script) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn aside(&mut self, _: &BuiltTask, _: &mut Script) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn restrains(&self, _: &BuiltTask) -> bool {
+        false
+    }
+
     fn occupied(&self) -> Vec<(u64, u64)> {
         Vec::new()
     }

@@ -1,5 +1,6 @@
 //! Compiles one script for each thread of the tree.
 
+use super::pids::Spare;
 use super::space::{Space, TASK_END};
 use crate::{Error, Resources, Result};
 use criu_kernel::clone3::CloneArgs;
@@ -78,6 +79,7 @@ struct Compiler<'a, 't> {
     state: u64,
     restraint: Option<Restraint>,
     helpers: Vec<Job>,
+    spare: Spare,
 }
 
 pub(crate) fn compile<'t>(
@@ -111,6 +113,7 @@ pub(crate) fn compile<'t>(
         state,
         restraint,
         helpers: Vec::new(),
+        spare: Spare::new(tree),
     };
     let mut jobs = Vec::new();
     for task in &tree.tasks {
@@ -154,6 +157,8 @@ impl Compiler<'_, '_> {
         self.dismiss(task, &mut script);
         self.stage(Stage::Files, task, &mut script)?;
         self.stage(Stage::Memory, task, &mut script)?;
+        self.fill(task, &mut script)?;
+        self.stage(Stage::Settle, task, &mut script)?;
         script.set_what("restore");
         for (&tid, &slot) in task.pstree.threads.iter().zip(&slots).skip(1) {
             self.clone(tid, slot, THREAD_FLAGS as u64, 0, &mut script);
@@ -175,6 +180,37 @@ impl Compiler<'_, '_> {
             let tid = task.pstree.threads[thread] as i32;
             jobs.push(Job { task: task.index, kind: Kind::Thread, tid, slot, script });
         }
+        Ok(())
+    }
+
+    /// Fills the memory, with the help of a thread of its own where a resource has work for one.
+    fn fill(&mut self, task: &BuiltTask, script: &mut Script) -> Result<()> {
+        let mut aside = Script::new("restore");
+        for (name, part) in self.parts.iter_mut() {
+            aside.set_what(name);
+            part.aside(task, &mut aside).map_err(Error::of_task(name, task.pid() as i32))?;
+        }
+        if aside.steps().is_empty() {
+            return self.stage(Stage::Fill, task, script);
+        }
+        let (tid, slot, gone) = (self.spare.take(), self.layout.thread(), self.layout.word());
+        script.set_what("restore");
+        let kernel_tells = (libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID) as u64;
+        let args = CloneArgs {
+            flags: THREAD_FLAGS as u64 | kernel_tells,
+            parent_tid: gone,
+            child_tid: gone,
+            ..Default::default()
+        };
+        self.clone_with(tid, slot, args, script);
+        self.stage(Stage::Fill, task, script)?;
+        script.set_what("restore");
+        // The kernel clears the word once the thread will run no more code of its own, and wakes.
+        let args = [gone.into(), libc::FUTEX_WAIT.into(), tid.into(), 0.into()];
+        script.syscall(libc::SYS_futex, args).check(Check::Any);
+        aside.set_what("restore");
+        aside.syscall(libc::SYS_exit, [0.into()]);
+        self.helpers.push(Job { task: task.index, kind: Kind::Brief, tid: tid as i32, slot, script: aside });
         Ok(())
     }
 
@@ -291,8 +327,12 @@ impl Compiler<'_, '_> {
     }
 
     fn clone(&self, tid: u32, slot: ThreadSlot, flags: u64, exit_signal: u64, script: &mut Script) {
+        self.clone_with(tid, slot, CloneArgs { flags, exit_signal, ..Default::default() }, script);
+    }
+
+    fn clone_with(&self, tid: u32, slot: ThreadSlot, args: CloneArgs, script: &mut Script) {
         let ids = script.bytes(&tid.to_ne_bytes());
-        let args = CloneArgs { flags, exit_signal, set_tid_size: 1, ..Default::default() };
+        let args = CloneArgs { set_tid_size: 1, ..args };
         let place = script.bytes(as_bytes(&args));
         script.point(place, std::mem::offset_of!(CloneArgs, set_tid), ids);
         let size = place.len();

@@ -4,10 +4,37 @@ use crate::{Error, Result};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::BuiltTree;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// How long to wait for a zombie that nobody has reaped yet.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pids that neither the tree nor anybody else has, for threads that are gone before the tree is complete.
+pub(crate) struct Spare {
+    used: HashSet<u32>,
+    next: u32,
+}
+
+impl Spare {
+    pub(crate) fn new(tree: &BuiltTree) -> Spare {
+        let most = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+        let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(32768);
+        let entries = tree.tasks.iter().map(|task| &task.pstree);
+        let used = entries.flat_map(|entry| entry.threads.iter().chain([&entry.pgid, &entry.sid])).copied();
+        Spare { used: used.collect(), next: most }
+    }
+
+    /// One, from the top: there, pids are the last to be given out.
+    pub(crate) fn take(&mut self) -> u32 {
+        loop {
+            self.next -= 1;
+            if !self.used.contains(&self.next) && ProcDir::open(Pid::from_raw(self.next as i32)).is_err() {
+                return self.next;
+            }
+        }
+    }
+}
 
 /// Waits for zombies to go; otherwise says who holds a pid.
 pub(crate) fn check(tree: &BuiltTree) -> Result<()> {

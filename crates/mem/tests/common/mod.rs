@@ -168,6 +168,7 @@ pub fn dump(memory: &Memory, store: &dyn Store, pids: &[i32]) {
         answer(&script.outcome(&bytes, None), &mut images).unwrap();
         records.extend(images.records.iter().cloned());
     }
+    dump.bulk().expect("pages are bulk data")().unwrap();
     dump.finish(&mut records).unwrap();
     dump.commit(Fate::Kill).unwrap();
     records.write_to(store).unwrap();
@@ -226,19 +227,20 @@ pub fn restore(memory: &Memory, store: &dyn Store, pids: &[i32]) -> Restored {
     let tree = BuiltTree { tasks: pids.iter().enumerate().map(task).collect() };
     let mut plan = memory.restore(&tree, &context).unwrap();
     assert!(plan.occupied().iter().all(|(start, end)| start < end));
-    let mut scripts = |stage| {
+    let mut scripts = |stages: &[Stage]| {
         let script = |task| {
             let mut script = Script::new("memory");
-            plan.emit(stage, task, &mut script).unwrap();
+            stages.iter().for_each(|stage| plan.emit(*stage, task, &mut script).unwrap());
             // The last step would replace this program's own executable.
-            let steps = script.steps().len() - usize::from(stage == Stage::Memory);
+            let steps = script.steps().len() - usize::from(stages.contains(&Stage::Settle));
             let mut bytes = vec![0; script.size()];
             script.encode(bytes.as_ptr() as u64, &mut bytes);
             (bytes, steps)
         };
         tree.tasks.iter().map(script).collect()
     };
-    let (inherit, memory) = (scripts(Stage::Inherit), scripts(Stage::Memory));
+    let (inherit, memory) =
+        (scripts(&[Stage::Inherit]), scripts(&[Stage::Memory, Stage::Fill, Stage::Settle]));
     let mut placed = Placed(Vec::new());
     plan.prepare(&mut placed).unwrap();
     plan.finish().unwrap();
