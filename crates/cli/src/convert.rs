@@ -36,6 +36,7 @@ pub fn pipeline(options: &Options) -> resource::Options {
             NetworkLock::Skip => resource::NetworkLock::Skip,
         },
         leave_running: state == FinalState::Running,
+        copy_on_write: options.copy_on_write,
         leave_stopped: state == FinalState::Stopped,
         restore_sibling: options.restore_sibling,
         restore_detached: options.restore_detached,

@@ -16,6 +16,7 @@ use crate::typed::{CgroupMode, CpuCap, EmptyNs, FileValidation, LogFormat, Netwo
 pub struct Options {
     pub tree: Option<i32>,
     pub leave_running: bool,
+    pub copy_on_write: bool,
     pub leave_stopped: bool,
     pub restore_detached: bool,
     pub restore_sibling: bool,
@@ -163,6 +164,7 @@ impl Default for Options {
         Options {
             tree: None,
             leave_running: false,
+            copy_on_write: false,
             leave_stopped: false,
             restore_detached: false,
             restore_sibling: false,

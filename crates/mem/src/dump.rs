@@ -2,6 +2,7 @@
 
 use crate::collect::{Collected, TaskMemory};
 use crate::error::{Error, Place};
+use crate::headroom::headroom;
 use crate::mm::Question;
 use crate::pages::{Job, Source};
 use crate::vma::{Area, FileKey};
@@ -11,7 +12,8 @@ use criu_images::{Image, Record, RecordSet};
 use criu_kernel::Pid;
 use criu_kernel::proc::ProcDir;
 use criu_resource::{
-    Answer, BoxError, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, OWN_IPC_NAMESPACE, TreeDump,
+    Answer, BoxError, BulkData, Copies, DumpContext, Fate, FrozenTask, FrozenTree, OWN_IPC_NAMESPACE,
+    Portion, TreeDump,
 };
 use criu_script::Script;
 use nix::fcntl::OFlag;
@@ -19,6 +21,9 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
+
+/// Smaller memory is written sooner than copied.
+const WORTH_A_COPY: u64 = 8 << 20;
 
 /// A dump in progress.
 pub(crate) struct Dump<'t> {
@@ -103,6 +108,61 @@ impl Files<'_> {
     }
 }
 
+impl Dump<'_> {
+    /// Whether all that is stored of a task is in a copy of its memory, and there is room for so many bytes.
+    fn can_be_copied(&self, pid: i32, bytes: u64) -> bool {
+        let left_out = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK;
+        let areas = &self.found.tasks[&pid].areas;
+        // A copy of huge pages would take them away from the task that has reserved them.
+        let special = areas.iter().find(|Area { entry, .. }| {
+            status::any(entry, status::AIORING)
+                || status::is_private(entry)
+                    && (entry.madv() & left_out != 0 || entry.flags & status::MAP_HUGETLB != 0)
+        });
+        if let Some(Area { entry, .. }) = special {
+            tracing::warn!(
+                "pid {pid} stands still while its memory is written: fork does not copy {:#x}-{:#x}",
+                entry.start,
+                entry.end
+            );
+            return false;
+        }
+        match headroom(pid) {
+            Ok(room) if room >= bytes => true,
+            Ok(room) => {
+                tracing::warn!(
+                    "pid {pid} stands still while its memory is written: a copy may take {bytes} bytes, and \
+                     {room} are left"
+                );
+                false
+            }
+            Err(error) => {
+                tracing::warn!("pid {pid} stands still while its memory is written: {error}");
+                false
+            }
+        }
+    }
+
+    fn take_jobs(&self, portion: Portion<'_>) -> Vec<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(|e| e.into_inner());
+        let copy = |job: &Job, copies: &Copies| match job.source {
+            Source::Task(pid) => copies.get(&pid).copied(),
+            _ => None,
+        };
+        match portion {
+            Portion::All => std::mem::take(&mut *jobs),
+            Portion::Without(copies) => jobs.extract_if(.., |job| copy(job, copies).is_none()).collect(),
+            Portion::Of(copies) => {
+                let of_copies = jobs.drain(..).filter_map(|job| {
+                    let source = Source::Task(copy(&job, copies)?);
+                    Some(Job { source, ..job })
+                });
+                of_copies.collect()
+            }
+        }
+    }
+}
+
 impl TreeDump for Dump<'_> {
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError> {
         let found =
@@ -117,11 +177,26 @@ impl TreeDump for Dump<'_> {
         }))
     }
 
-    fn bulk(&self) -> Option<BulkData<'_>> {
-        Some(Box::new(|| {
-            let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(|e| e.into_inner()));
-            self.memory.store(self.context.store, jobs)
-        }))
+    fn bulk<'a>(&'a self, portion: Portion<'a>) -> Option<BulkData<'a>> {
+        Some(Box::new(move || self.memory.store(self.context.store, self.take_jobs(portion))))
+    }
+
+    fn copyable(&self) -> Vec<i32> {
+        if self.memory.server.is_some() {
+            return Vec::new(); // takes all pages in one go
+        }
+        let jobs = self.jobs.lock().unwrap_or_else(|e| e.into_inner());
+        let of_task = |job: &Job| match job.source {
+            Source::Task(pid) if job.bytes() >= WORTH_A_COPY => Some((pid, job.bytes())),
+            _ => None,
+        };
+        let mut taken = 0;
+        let large = jobs.iter().filter_map(of_task).filter(|&(pid, bytes)| {
+            let can = self.can_be_copied(pid, taken + bytes);
+            taken += if can { bytes } else { 0 };
+            can
+        });
+        large.map(|(pid, _)| pid).collect()
     }
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {

@@ -33,6 +33,7 @@ mod ahead;
 pub mod aio;
 pub mod cow;
 pub mod error;
+pub mod headroom;
 pub mod layout;
 pub mod mm;
 pub mod notes;
@@ -152,16 +153,15 @@ impl Memory {
     }
 
     fn count(&self, jobs: &[pages::Job]) {
-        let sum = |shared: bool, pages: fn(&pages::Job) -> u64| {
+        let sum = |shared: bool, pages: fn(&pages::Job) -> u64| -> u64 {
             let of_kind = |job: &&pages::Job| matches!(job.source, pages::Source::Shared(..)) == shared;
             jobs.iter().filter(of_kind).map(pages).sum()
         };
-        *self.counts.lock().unwrap_or_else(|e| e.into_inner()) = Counts {
-            pages_written: sum(false, pages::Job::pages),
-            shared_pages_written: sum(true, pages::Job::pages),
-            pages_in_parent: sum(false, pages::Job::pages_in_parent),
-            shared_pages_in_parent: sum(true, pages::Job::pages_in_parent),
-        };
+        let mut counts = self.counts.lock().unwrap_or_else(|e| e.into_inner());
+        counts.pages_written += sum(false, pages::Job::pages);
+        counts.shared_pages_written += sum(true, pages::Job::pages);
+        counts.pages_in_parent += sum(false, pages::Job::pages_in_parent);
+        counts.shared_pages_in_parent += sum(true, pages::Job::pages_in_parent);
     }
 }
 

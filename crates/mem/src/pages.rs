@@ -84,7 +84,7 @@ impl Job {
         Job { source, runs, in_parent: Vec::new(), own: Vec::new(), image, id, pages_id }
     }
 
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.runs.iter().map(|run| run.end - run.start).sum()
     }
 

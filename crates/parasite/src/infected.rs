@@ -14,11 +14,35 @@ use std::time::{Duration, Instant};
 /// How long scripts may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Job {
+/// A script for a thread of the target.
+pub(crate) struct Job {
     thread: usize,
     slot: ThreadSlot,
     place: usize,
     script: Script,
+}
+
+impl Job {
+    pub(crate) fn new(thread: usize, slot: ThreadSlot, layout: &mut Layout, script: Script) -> Job {
+        Job { thread, slot, place: layout.script(&script), script }
+    }
+}
+
+/// A script for a task that does not exist yet.
+pub(crate) struct Extra(Job);
+
+impl Extra {
+    pub(crate) fn new(slot: ThreadSlot, layout: &mut Layout, script: Script) -> Extra {
+        Extra(Job::new(usize::MAX, slot, layout, script))
+    }
+}
+
+/// What the area will hold. The frames are those of the jobs.
+pub(crate) struct Plan {
+    pub layout: Layout,
+    pub jobs: Vec<Job>,
+    pub frames: Vec<usize>,
+    pub extras: Vec<Extra>,
 }
 
 /// An infected process. Dropped, it is cured and runs on.
@@ -27,38 +51,47 @@ pub struct Infected {
     seized: Option<Seized>,
     area: Option<Area>,
     jobs: Vec<Job>,
+    extras: Vec<Extra>,
     /// Base and length of the mapping in the target.
     mapping: (u64, u64),
 }
 
 impl Infected {
     pub(crate) fn new(seized: Seized, scripts: Vec<Option<Script>>) -> Result<Infected> {
-        let pid = seized.pid();
-        let main = &seized.threads()[0];
         let sizes: Vec<usize> = seized.threads().iter().map(|thread| thread.xstate.len()).collect();
-        let plan = |base| {
+        Infected::with(seized, |base| {
             let mut layout = Layout::new(base);
             let mut jobs = Vec::new();
             let mut frames = Vec::new();
             for (thread, script) in scripts.iter().enumerate() {
                 let Some(script) = script else { continue };
                 let slot = layout.thread();
-                let place = layout.script(script);
+                jobs.push(Job::new(thread, slot, &mut layout, script.clone()));
                 frames.push(layout.frame(sizes[thread]));
-                jobs.push(Job { thread, slot, place, script: script.clone() });
             }
-            (layout, jobs, frames)
-        };
-        let len = plan(0).0.len() as u64;
+            Plan { layout, jobs, frames, extras: Vec::new() }
+        })
+    }
+
+    /// `plan` says what the area holds, for its address in the target; its size is the same for each.
+    pub(crate) fn with(seized: Seized, plan: impl Fn(u64) -> Plan) -> Result<Infected> {
+        let pid = seized.pid();
+        let main = &seized.threads()[0];
+        let len = plan(0).layout.len() as u64;
         let syscall = remote::find_syscall(pid, main.regs.rip)?;
         let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
         let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
         let args = [0, len, prot, flags, u64::MAX, 0];
         let base = remote::syscall(main, syscall, "mmap", libc::SYS_mmap, args)?;
-        let mut infected =
-            Infected { seized: Some(seized), area: None, jobs: Vec::new(), mapping: (base, len) };
+        let mut infected = Infected {
+            seized: Some(seized),
+            area: None,
+            jobs: Vec::new(),
+            extras: Vec::new(),
+            mapping: (base, len),
+        };
 
-        let (layout, jobs, frames) = plan(base);
+        let Plan { layout, jobs, frames, extras } = plan(base);
         let path = format!("/proc/{pid}/map_files/{base:x}-{:x}", base + len);
         let failed = |call| Error::system(Pid::from_raw(pid), call);
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
@@ -70,8 +103,12 @@ impl Infected {
             area.set_script(job.slot, job.place, &job.script);
             area.set_return(job.slot, frame, &thread.regs, &thread.xstate, thread.sigmask);
         }
+        for Extra(job) in &extras {
+            area.set_script(job.slot, job.place, &job.script);
+        }
         infected.area = Some(area);
         infected.jobs = jobs;
+        infected.extras = extras;
         Ok(infected)
     }
 
@@ -98,6 +135,12 @@ impl Infected {
             outcomes[job.thread] = Some(self.area().outcome(job.slot, job.place, &job.script));
         }
         Ok(outcomes)
+    }
+
+    /// What step number `step` of the script of extra task number `extra` returned.
+    pub(crate) fn extra_result(&mut self, extra: usize, step: usize) -> i64 {
+        let place = self.extras[extra].0.place;
+        self.area().result(place, step)
     }
 
     /// Starts the scripts and returns at once: for tests of a host that dies in the midst.
@@ -185,6 +228,13 @@ impl Infected {
     pub fn cure(mut self) -> Result<Seized> {
         self.unmap()?;
         Ok(self.seized.take().expect("present until the cure"))
+    }
+
+    /// As [`cure`](Self::cure); tasks that the scripts made still use the area.
+    pub(crate) fn cure_keeping_area(mut self) -> Result<(Seized, Area)> {
+        self.unmap()?;
+        let area = self.area.take().expect("mapped by the constructor");
+        Ok((self.seized.take().expect("present until the cure"), area))
     }
 
     fn unmap(&mut self) -> Result<()> {

@@ -13,6 +13,7 @@
 
 pub mod area;
 mod blob;
+mod copy;
 mod error;
 mod frame;
 mod infected;
@@ -21,6 +22,7 @@ mod remote;
 mod seized;
 
 pub use area::{Area, ThreadSlot};
+pub use copy::MemoryCopy;
 pub use error::Error;
 pub use infected::Infected;
 pub use remote::find_syscall;

@@ -169,3 +169,36 @@ fn refusals_say_why() {
     assert!(other.contains("is traced by pid"), "{other}");
     drop(held);
 }
+
+#[test]
+fn a_copy_of_the_memory_ends_with_its_handle() {
+    let mut target = Target::start(3);
+    let seized = Seized::seize(target.pid()).unwrap();
+    let (seized, copy) = seized.copy_memory().unwrap();
+    let copy = copy.unwrap();
+    let at = seized.threads()[0].regs.rsp;
+    let word = |pid: i32| {
+        let mut word = [0; 8];
+        criu_kernel::memory::read_exact(criu_kernel::Pid::from_raw(pid), at, &mut word).unwrap();
+        word
+    };
+    assert_eq!(word(copy.pid()), word(target.pid()), "the same stack");
+    let parent = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split(' ').nth(2)?.parse::<i32>().ok()
+    };
+    assert_ne!(parent(copy.pid()), Some(target.pid()), "no child of the target");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", copy.pid())).unwrap().count();
+    assert_eq!(open, 0, "no file of the target is held");
+    seized.release(Verdict::Run).unwrap();
+    target.counts_on();
+    let pid = copy.pid();
+    drop(copy);
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let ended = || state().is_none_or(|stat| stat.contains(") Z "));
+    assert!((0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        ended()
+    }));
+    target.counts_on();
+}

@@ -27,7 +27,7 @@ pub use state::{
     Ahead, Answer, Births, Copy, Family, Helper, Registers, TaskState, ThreadAnswer, ThreadRegisters,
     ThreadState,
 };
-pub use state::{BulkData, TreeDump, TreeRestore, TreeState};
+pub use state::{BulkData, Copies, Portion, TreeDump, TreeRestore, TreeState};
 
 /// What a resource reports when it fails. The engine adds resource, task and descriptor in front; the
 /// text says what happened, with the system call and its error, and the remedy where there is one.

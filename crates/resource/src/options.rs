@@ -55,6 +55,8 @@ pub struct Options {
     pub network_lock: NetworkLock,
     /// The tree goes on running after the dump.
     pub leave_running: bool,
+    /// Where the tree goes on running: its pages are written while it does, from a copy of its memory.
+    pub copy_on_write: bool,
     /// The tree stays stopped after the dump.
     pub leave_stopped: bool,
     /// The restored root becomes a child of the caller's parent.

@@ -8,6 +8,7 @@ use crate::{BoxError, BuiltTask, BuiltTree, DumpContext, FrozenTask, FrozenThrea
 use crate::{Place, RestoreContext, Stage, TaskImages, frozen::Fate};
 use criu_images::{RecordSet, proto};
 use criu_script::{Outcome, Script};
+use std::collections::HashMap;
 
 /// Fills a task's images from the results of a script.
 pub type Answer<'a> = Box<dyn FnOnce(&Outcome, &mut TaskImages) -> Result<(), BoxError> + 'a>;
@@ -88,6 +89,20 @@ pub trait Ahead: TreeState {
         context: &'t DumpContext<'t>,
     ) -> Result<Copy<'t>, BoxError>;
 }
+/// Processes that keep the memory of tasks as it was: the task's pid → the other's.
+pub type Copies = HashMap<i32, i32>;
+
+/// A part of the bulk data.
+#[derive(Clone, Copy, Debug)]
+pub enum Portion<'a> {
+    /// All.
+    All,
+    /// What is not to be read from these copies.
+    Without(&'a Copies),
+    /// What is to be read from these copies.
+    Of(&'a Copies),
+}
+
 /// Bulk data of a dump on its way into images; see [`TreeDump::bulk`].
 pub type BulkData<'a> = Box<dyn FnOnce() -> Result<(), BoxError> + Send + 'a>;
 
@@ -96,7 +111,9 @@ pub trait TreeDump {
     /// Asks a frozen, living task; called once for each.
     fn ask<'a>(&'a self, task: &'a FrozenTask<'a>, script: &mut Script) -> Result<Answer<'a>, BoxError>;
     /// What can be read and written while the tasks are asked: work for another thread.
-    fn bulk(&self) -> Option<BulkData<'_>>;
+    fn bulk<'a>(&'a self, portion: Portion<'a>) -> Option<BulkData<'a>>;
+    /// The tasks (pids) whose bulk data is worth a copy of their memory, and can be read from it.
+    fn copyable(&self) -> Vec<i32>;
     /// Does what is left once every task was asked: objects that tasks share.
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError>;
     /// The images are complete: keeps or undoes what was changed outside, as the tree's fate demands.

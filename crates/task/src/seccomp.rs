@@ -14,7 +14,7 @@ use criu_images::{Image, Record, RecordSet, StoreExt};
 use criu_kernel::{Pid, ptrace};
 use criu_resource::{
     Answer, BoxError, BuiltTask, BuiltTree, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Place,
-    RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
+    Portion, RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
 };
 use criu_script::Script;
 use nix::errno::Errno;
@@ -181,8 +181,12 @@ impl TreeDump for Dump {
         }))
     }
 
-    fn bulk(&self) -> Option<BulkData<'_>> {
+    fn bulk<'a>(&'a self, _: Portion<'a>) -> Option<BulkData<'a>> {
         None
+    }
+
+    fn copyable(&self) -> Vec<i32> {
+        Vec::new()
     }
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {

@@ -11,7 +11,7 @@ use criu_images::{RecordSet, proto};
 use criu_kernel::proc::Stat;
 use criu_resource::{
     Answer, BoxError, BuiltTask, BuiltTree, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Life, Place,
-    RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
+    Portion, RestoreContext, Stage, TreeDump, TreeRestore, TreeState,
 };
 use criu_script::Script;
 use nix::fcntl::{OFlag, openat};
@@ -105,8 +105,12 @@ impl TreeDump for SessionDump<'_> {
         Ok(Box::new(|_, _| Ok(())))
     }
 
-    fn bulk(&self) -> Option<BulkData<'_>> {
+    fn bulk<'a>(&'a self, _: Portion<'a>) -> Option<BulkData<'a>> {
         None
+    }
+
+    fn copyable(&self) -> Vec<i32> {
+        Vec::new()
     }
 
     fn finish(&mut self, _: &mut RecordSet) -> Result<(), BoxError> {

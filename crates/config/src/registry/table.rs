@@ -60,6 +60,8 @@ pub static OPTIONS: &[Opt] = &[
         .short('t').value("PID").on(DUMPS).rpc(&["pid"]),
     flag("leave-running", Group::Tasks, "Let the tasks run on after the checkpoint")
         .short('R').unsets("leave-stopped").on(DUMPS).rpc(&["leave_running"]),
+    flag("copy-on-write", Group::Tasks, "With -R: write the pages while the tasks run")
+        .no().on(&[Dump]),
     flag("leave-stopped", Group::Tasks, "Leave the tasks stopped in the end")
         .short('s').unsets("leave-running").on(TREES).rpc(&["leave_stopped"]),
     flag("restore-detached", Group::Tasks, "Return once the tree (or server) runs")

@@ -62,6 +62,10 @@ pub(crate) struct Held {
 pub(crate) struct Stopped {
     pub held: Vec<Held>,
     pub seized: Vec<Option<Seized>>,
+    /// When the first task was told to stop.
+    pub since: Instant,
+    /// Whether it was let go already.
+    pub runs: bool,
 }
 
 impl Stopped {
@@ -88,7 +92,7 @@ pub(crate) fn freeze(root: i32, timeout: Duration, cancelled: &dyn Fn() -> bool)
             other => other,
         })
     };
-    let mut tree = Stopped { held: Vec::new(), seized: Vec::new() };
+    let mut tree = Stopped { held: Vec::new(), seized: Vec::new(), since: start, runs: false };
     tree.push(hold(root, None)?.ok_or(criu_parasite::Error::NoProcess { pid: root })?);
     let mut known = HashSet::from([root]);
     loop {

@@ -1,5 +1,6 @@
 //! The dump: freeze, ask, write, let go.
 
+pub(crate) mod copies;
 pub(crate) mod freeze;
 mod namespaces;
 pub(crate) mod scratch;
@@ -15,7 +16,8 @@ use criu_images::{RecordSet, Store};
 use criu_kernel::pidfd;
 use criu_parasite::{Seized, Verdict};
 use criu_resource::{
-    Answer, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Options, TaskImages, ThreadAnswer, TreeDump,
+    Answer, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Options, Portion, TaskImages, ThreadAnswer,
+    TreeDump,
 };
 use criu_script::{Outcome, Script};
 use freeze::Stopped;
@@ -24,6 +26,9 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// A resource's dump in progress, with its name.
+type Part<'t> = (&'static str, Box<dyn TreeDump + 't>);
 
 /// With so many threads in a tree, asking them takes long enough to write something meanwhile.
 const MANY: usize = 16;
@@ -57,6 +62,7 @@ pub fn dump(
     let written = notify(hooks, Action::NetworkLock, Some(root))
         .and_then(|()| write_images(&mut stopped, options, resources, &scratch, hooks, fate, &mut stats));
     match (written, fate) {
+        (written, _) if stopped.runs => written?,
         (Ok(()), Fate::Kill) => {}
         (Ok(()), _) => notify(hooks, Action::NetworkUnlock, Some(root))?,
         (Err(error), _) => {
@@ -66,7 +72,9 @@ pub fn dump(
     }
     stats.counts.pages_written = scratch.pages()?;
     scratch.keep();
-    let_go(stopped, fate, || stats.frozen = start.elapsed())?;
+    if !stopped.runs {
+        let_go(stopped, fate, || stats.frozen = start.elapsed())?;
+    }
     Ok(stats)
 }
 
@@ -94,10 +102,12 @@ fn write_images(
     resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
 
     // Tasks answer one after the other, while other threads write what is large, and the answers.
-    let bulk: Vec<_> = parts.iter().filter_map(|(name, part)| Some((*name, part.bulk()?))).collect();
+    let copying = options.copy_on_write && fate == Fate::Run;
+    let early = if copying { Vec::new() } else { bulk(&parts, Portion::All) };
+    let mut subreaper = None;
     thread::scope(|scope| {
         let many = tree.tasks.iter().map(|task| task.threads.len()).sum::<usize>() >= MANY;
-        let bulk = Aside::start(scope, many, || write_bulk(bulk));
+        let bulk = Aside::start(scope, many, || write_bulk(early));
         let (answered, answers) = mpsc::channel::<(&FrozenTask<'_>, TaskImages)>();
         let images = Aside::start(scope, many, || {
             answers.into_iter().try_for_each(|(task, images)| write::write_task(store, task, images))
@@ -109,6 +119,9 @@ fn write_images(
             let mut collected = write::new_images(task)?;
             if let Some(held) = seized.take() {
                 *seized = Some(ask(task, held, resources, &parts, &context, &mut collected)?);
+            }
+            if collected.core.tc.as_ref().is_some_and(|tc| tc.child_subreaper()) {
+                subreaper = Some(task.pid);
             }
             if answered.send((task, collected)).is_err() {
                 break; // the writer failed, and says why
@@ -123,6 +136,16 @@ fn write_images(
         Ok::<_, Error>(())
     })?;
 
+    let copied = match copying {
+        true => Some(copies::make(&tree, &mut stopped.seized, &parts, subreaper)?),
+        false => None,
+    };
+    if let Some(copied) = &copied {
+        stages.done("copies");
+        stats.memory = write_bulk(bulk(&parts, Portion::Without(&copied.pids)))?;
+        stages.done("bulk data that is not copied");
+    }
+
     let mut shared = RecordSet::new();
     for (name, part) in &mut parts {
         part.finish(&mut shared).map_err(Error::resource(name))?;
@@ -130,6 +153,23 @@ fn write_images(
     }
     write::write_shared(store, &tree, &shared)?;
     let root = tree.tasks[0].pid;
+    if let Some(copied) = copied {
+        let has_more = |(_, part): &Part<'_>| part.bulk(Portion::Of(&copied.pids)).is_some();
+        let (left, done): (Vec<_>, Vec<_>) = parts.into_iter().partition(has_more);
+        for (name, part) in done {
+            part.commit(fate).map_err(Error::resource(name))?;
+        }
+        notify(hooks, Action::NetworkUnlock, Some(root))?;
+        stopped.runs = true;
+        for seized in stopped.seized.drain(..).flatten() {
+            seized.release(Verdict::Run)?;
+        }
+        stats.frozen = stopped.since.elapsed();
+        stages.done("the tree runs on");
+        stats.memory += write_bulk(bulk(&left, Portion::Of(&copied.pids)))?;
+        stages.done("bulk data from the copies");
+        parts = left;
+    }
     write::commit(store, root, options)?;
     stages.done("shared images");
     // Whoever carries the images away at this stage needs all of them.
@@ -142,6 +182,11 @@ fn write_images(
     }
     stages.done("commit");
     Ok(())
+}
+
+/// A portion of the bulk data of all resources.
+fn bulk<'a>(parts: &'a [Part<'_>], portion: Portion<'a>) -> Vec<(&'static str, BulkData<'a>)> {
+    parts.iter().filter_map(|(name, part)| Some((*name, part.bulk(portion)?))).collect()
 }
 
 /// Writes bulk data; how long that took.
@@ -158,7 +203,7 @@ fn ask<'a>(
     task: &'a FrozenTask<'a>,
     seized: Seized,
     resources: Resources<'a>,
-    parts: &'a [(&'static str, Box<dyn TreeDump + '_>)],
+    parts: &'a [Part<'_>],
     context: &'a DumpContext<'a>,
     images: &mut TaskImages,
 ) -> Result<Seized> {

@@ -8,7 +8,7 @@ use criu_images::{Image, Record, RecordSet, proto};
 use criu_kernel::kcmp::FileIds;
 use criu_kernel::{Pid, pidfd};
 use criu_resource::{
-    Answer, BoxError, BulkData, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, TreeDump,
+    Answer, BoxError, BulkData, DumpContext, Fate, FileDump, FrozenTask, FrozenTree, Portion, TreeDump,
 };
 use criu_script::Script;
 use nix::dir::Dir;
@@ -326,8 +326,12 @@ impl TreeDump for Dump<'_> {
         }))
     }
 
-    fn bulk(&self) -> Option<BulkData<'_>> {
+    fn bulk<'a>(&'a self, _: Portion<'a>) -> Option<BulkData<'a>> {
         None
+    }
+
+    fn copyable(&self) -> Vec<i32> {
+        Vec::new()
     }
 
     fn finish(&mut self, records: &mut RecordSet) -> Result<(), BoxError> {

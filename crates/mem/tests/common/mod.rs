@@ -168,7 +168,7 @@ pub fn dump(memory: &Memory, store: &dyn Store, pids: &[i32]) {
         answer(&script.outcome(&bytes, None), &mut images).unwrap();
         records.extend(images.records.iter().cloned());
     }
-    dump.bulk().expect("pages are bulk data")().unwrap();
+    dump.bulk(Portion::All).expect("pages are bulk data")().unwrap();
     dump.finish(&mut records).unwrap();
     dump.commit(Fate::Kill).unwrap();
     records.write_to(store).unwrap();
