@@ -28,7 +28,7 @@ fn kinds(files: &Arc<Files>, terminals: &Terminals) -> Vec<Box<dyn FileKind>> {
         Box::new(Inotify::new(files)),
         Box::new(Fanotify::new(files)),
         Box::new(Kind::<Eventfd>::new()),
-        Box::new(Kind::<Eventpoll>::new()),
+        Box::new(Eventpoll),
         Box::new(Kind::<Signalfd>::new()),
         Box::new(Kind::<Timerfd>::new()),
         Box::new(Pidfd),

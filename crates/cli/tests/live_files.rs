@@ -14,7 +14,7 @@ macro_rules! survive {
 survive! {
     files unlinked_file odd_names shared_descriptions
     pipes pipe_to_child many_pipes
-    in_flight many_descriptors bpf_map
+    in_flight closed_targets many_descriptors bpf_map
     own_ptys own_session job_of_own_session
 }
 

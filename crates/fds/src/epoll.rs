@@ -1,8 +1,12 @@
 //! Readiness of many files: epoll(7).
+//!
+//! The images tell a target by its number in the holder's table. One that the holder closed and others have open
+//! is still watched; such targets stand apart, see [`kind`].
 
-use crate::alone::Alone;
+mod kind;
+
 use crate::{fown, observed};
-use criu_images::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry};
+use criu_images::proto::{EventpollFileEntry, EventpollTfdEntry};
 use criu_kernel::kcmp::{self, EpollSlot};
 use criu_kernel::proc::ProcDir;
 use criu_kernel::{Pid, ProcError};
@@ -12,7 +16,6 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
 /// Size of the kernel's packed `struct epoll_event` on x86-64.
 const EVENT_SIZE: usize = 12;
@@ -27,11 +30,8 @@ pub enum EpollError {
     /// fdinfo has an unknown form.
     #[error("fdinfo has no valid tfd line: {0:?}")]
     Line(String),
-    /// The target is open in no descriptor of the holder.
-    #[error(
-        "it watches descriptor {target}, which pid {pid} closed and has under no other number: \
-         such targets are not supported yet"
-    )]
+    /// The target is open in no descriptor of the tree.
+    #[error("it watches descriptor {target}, which pid {pid} closed and no task of the tree has open")]
     Closed {
         /// The holder.
         pid: i32,
@@ -52,20 +52,41 @@ impl Dump for Eventpoll {
     type Error = EpollError;
 
     fn dump(source: &Descriptor<'_>) -> Result<Self::Entry, EpollError> {
-        let mut seen: HashMap<u32, u32> = HashMap::new();
-        let mut tfd = Vec::new();
-        for line in observed::lines(source.extra, "tfd") {
-            let mut target = parse(source.id, line)?;
-            // The same number may stand for several files, one after the other.
-            let nth = seen.entry(target.tfd).or_default();
-            let efd = source.fd.as_raw_fd() as u32;
-            let slot = EpollSlot { efd, tfd: target.tfd, toff: *nth };
-            *nth += 1;
-            target.tfd = number(source.pid, &slot, target.inode())? as u32;
-            tfd.push(target);
+        let (entry, closed) = look(source)?;
+        match closed.first() {
+            Some(closed) => Err(EpollError::Closed { pid: source.pid, target: closed.slot.tfd as i32 }),
+            None => Ok(entry),
         }
-        Ok(EventpollFileEntry { id: source.id, flags: source.flags, fown: source.fown, tfd })
     }
+}
+
+/// A target that the holder has closed.
+#[derive(Debug)]
+struct Closed {
+    /// It as fdinfo shows it.
+    entry: EventpollTfdEntry,
+    slot: EpollSlot,
+}
+
+/// The entry of a descriptor, and what it lacks.
+fn look(source: &Descriptor<'_>) -> Result<(EventpollFileEntry, Vec<Closed>), EpollError> {
+    let mut seen: HashMap<u32, u32> = HashMap::new();
+    let (mut tfd, mut closed) = (Vec::new(), Vec::new());
+    for line in observed::lines(source.extra, "tfd") {
+        let mut entry = parse(source.id, line)?;
+        // The same number may stand for several files, one after the other.
+        let nth = seen.entry(entry.tfd).or_default();
+        let slot = EpollSlot { efd: source.fd.as_raw_fd() as u32, tfd: entry.tfd, toff: *nth };
+        *nth += 1;
+        match number(source.pid, &slot, entry.inode())? {
+            Some(number) => {
+                entry.tfd = number as u32;
+                tfd.push(entry);
+            }
+            None => closed.push(Closed { entry, slot }),
+        }
+    }
+    Ok((EventpollFileEntry { id: source.id, flags: source.flags, fown: source.fown, tfd }, closed))
 }
 
 /// `5 events:       19 data:  5  pos:0 ino:61 sdev:9`
@@ -86,12 +107,13 @@ fn parse(id: u32, line: &str) -> Result<EventpollTfdEntry, EpollError> {
         pos: Some(field("pos", 10)?),
         inode: Some(field("ino", 16)?),
         dev: Some(field("sdev", 16)? as u32),
+        file_id: None,
     })
 }
 
 /// A descriptor of `pid` that is the target: the one it was added with, or another if that was closed. The
 /// epoll descriptor of `slot` is one of criu-rs.
-fn number(pid: i32, slot: &EpollSlot, inode: u64) -> Result<i32, EpollError> {
+fn number(pid: i32, slot: &EpollSlot, inode: u64) -> Result<Option<i32>, EpollError> {
     let (task, own) = (Pid::from_raw(pid), nix::unistd::getpid());
     let is_target = |fd: i32| match kcmp::epoll_target((task, fd), own, slot) {
         Ok(order) => Ok(order.is_eq()),
@@ -99,17 +121,17 @@ fn number(pid: i32, slot: &EpollSlot, inode: u64) -> Result<i32, EpollError> {
         Err(errno) => Err(EpollError::Call("kcmp(KCMP_EPOLL_TFD)", errno)),
     };
     if is_target(slot.tfd as i32)? {
-        return Ok(slot.tfd as i32);
+        return Ok(Some(slot.tfd as i32));
     }
     let proc = ProcDir::open(task)?;
     for fd in proc.descriptors()? {
         let path = format!("fd/{fd}");
         let stat = nix::sys::stat::fstatat(&proc, path.as_str(), nix::fcntl::AtFlags::empty());
         if stat.is_ok_and(|stat| stat.st_ino == inode) && is_target(fd)? {
-            return Ok(fd);
+            return Ok(Some(fd));
         }
     }
-    Err(EpollError::Closed { pid, target: slot.tfd as i32 })
+    Ok(None)
 }
 
 impl Restore for Eventpoll {
@@ -118,7 +140,7 @@ impl Restore for Eventpoll {
     type Object = OwnedFd;
     type Error = EpollError;
 
-    /// The descriptor without its targets: those are added by [`Alone::steps`], or by the caller.
+    /// The descriptor without its targets: those are added by the holder, or by the caller.
     fn restore(entry: &Self::Entry, (): ()) -> Result<OwnedFd, EpollError> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| EpollError::Call("epoll_create1", errno))?;
@@ -129,34 +151,18 @@ impl Restore for Eventpoll {
     }
 }
 
-impl Alone for Eventpoll {
-    const NAME: &'static str = "epoll";
-    const TYPE: FdTypes = FdTypes::Eventpoll;
-
-    fn claims(descriptor: &Descriptor<'_>) -> bool {
-        descriptor.link == Path::new("anon_inode:[eventpoll]")
+/// Adds steps for the holder, which has all its descriptors: they add the targets.
+fn steps(entry: &EventpollFileEntry, number: i32, script: &mut Script) {
+    let mut events = Vec::with_capacity(entry.tfd.len() * EVENT_SIZE);
+    for target in &entry.tfd {
+        events.extend(target.events.to_ne_bytes());
+        events.extend(target.data.to_ne_bytes());
     }
-
-    fn wrap(entry: EventpollFileEntry, file: &mut FileEntry) {
-        file.epfd = Some(entry);
-    }
-
-    fn unwrap(file: &FileEntry) -> Option<&EventpollFileEntry> {
-        file.epfd.as_ref()
-    }
-
-    fn steps(entry: &EventpollFileEntry, number: i32, script: &mut Script) {
-        let mut events = Vec::with_capacity(entry.tfd.len() * EVENT_SIZE);
-        for target in &entry.tfd {
-            events.extend(target.events.to_ne_bytes());
-            events.extend(target.data.to_ne_bytes());
-        }
-        let events = script.bytes(&events);
-        for (index, target) in entry.tfd.iter().enumerate() {
-            let event = events.part(index * EVENT_SIZE, EVENT_SIZE);
-            let args = [number.into(), libc::EPOLL_CTL_ADD.into(), target.tfd.into(), event.into()];
-            script.syscall(libc::SYS_epoll_ctl, args);
-        }
+    let events = script.bytes(&events);
+    for (index, target) in entry.tfd.iter().enumerate() {
+        let event = events.part(index * EVENT_SIZE, EVENT_SIZE);
+        let args = [number.into(), libc::EPOLL_CTL_ADD.into(), target.tfd.into(), event.into()];
+        script.syscall(libc::SYS_epoll_ctl, args);
     }
 }
 

@@ -30,7 +30,7 @@ fn kinds(files: &Arc<Files>) -> Vec<Box<dyn FileKind>> {
         Box::new(crate::Inotify::new(files)),
         Box::new(crate::Fanotify::new(files)),
         Box::new(Kind::<crate::Eventfd>::new()),
-        Box::new(Kind::<crate::Eventpoll>::new()),
+        Box::new(crate::Eventpoll),
         Box::new(Kind::<crate::Signalfd>::new()),
         Box::new(Kind::<crate::Timerfd>::new()),
         Box::new(crate::Pidfd),
