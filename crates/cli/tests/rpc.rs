@@ -10,7 +10,8 @@ use criu_images::proto::{
 use criu_testkit::{Sandbox, Target, criu};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, recvmsg, send,
+    socket, socketpair,
 };
 use rust_criu::Criu;
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ fn role() {
         "runtime" => runtime(),
         "migration" => migration(),
         "console" => console(),
+        "somebody" => somebody(),
         _ => Err(anyhow::anyhow!("no such role")),
     };
     if let Err(error) = result {
@@ -47,13 +49,25 @@ fn role() {
 /// Runs a role inside, with variables; panics with what it said when it fails.
 #[track_caller]
 fn play(sandbox: &Sandbox, role: &str, variables: &[(&str, OsString)]) {
-    let mut command: Vec<OsString> = vec!["env".into(), format!("{ROLE}={role}").into()];
+    play_as(sandbox, Vec::new(), &std::env::current_exe().unwrap(), role, variables);
+}
+
+/// The same by a copy of this program, behind some words that start it.
+#[track_caller]
+fn play_as(
+    sandbox: &Sandbox,
+    mut command: Vec<OsString>,
+    program: &Path,
+    role: &str,
+    variables: &[(&str, OsString)],
+) {
+    command.extend(["env".into(), format!("{ROLE}={role}").into()]);
     for (name, value) in variables {
         let mut word = OsString::from(format!("{name}="));
         word.push(value);
         command.push(word);
     }
-    command.push(std::env::current_exe().unwrap().into());
+    command.push(program.into());
     command.extend(["--exact", "role", "--nocapture", "--test-threads=1"].map(Into::into));
     let outcome = sandbox.run(command).unwrap();
     let logs = ["dump.log", "restore.log", "over.log"].map(|name| {
@@ -412,6 +426,64 @@ fn wait_for(there: impl Fn() -> bool) -> Result<()> {
         ensure!(Instant::now() < end, "{}: it does not come", std::panic::Location::caller());
         std::thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
+}
+
+/// Somebody who is not root, at a service of root's: his own task is dumped and restored, root's is not.
+#[test]
+fn a_user_dumps_and_restores_his_own_task() {
+    const SOMEBODY: &str = "23456";
+    let sandbox = Sandbox::new().unwrap();
+    let images = sandbox.folder("images").unwrap();
+    let target = Target::start(&sandbox, &["pipes"]).unwrap();
+    let folder = sandbox.path("");
+    let work = ["service", "-W", folder.to_str().unwrap(), "--address", "socket", "--pidfile", "ready"];
+    sandbox.start("service", [&[criu().to_str().unwrap()], &work[..]].concat()).unwrap();
+    wait_for(|| sandbox.path("ready").exists()).unwrap();
+    // Where the build lies may be closed to others.
+    let program = sandbox.path("client");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let ids = ["setpriv", "--reuid", SOMEBODY, "--regid", SOMEBODY, "--clear-groups"].map(OsString::from);
+    let variables = [
+        ("ROOTS", target.pid.to_string().into()),
+        ("IMAGES", images.into_os_string()),
+        ("SOCKET", sandbox.path("socket").into_os_string()),
+    ];
+    play_as(&sandbox, ids.to_vec(), &program, "somebody", &variables);
+    assert!(target.alive().unwrap());
+}
+
+fn somebody() -> Result<()> {
+    let (_, images) = images()?;
+    let ask = |kind: Kind, pid: Option<i32>| -> Result<CriuResp> {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(Path::new(&variable("SOCKET")?))?)?;
+        let log_file = Some(if kind == Kind::Dump { "dump.log" } else { "restore.log" }.into());
+        let images_dir_fd = images.as_raw_fd();
+        let opts = CriuOpts { images_dir_fd, pid, log_file, log_level: Some(4), ..CriuOpts::default() };
+        let request = CriuReq { r#type: kind.into(), opts: Some(opts), ..CriuReq::default() };
+        send(socket.as_raw_fd(), &request.encode_to_vec(), MsgFlags::MSG_NOSIGNAL)?;
+        let mut buffer = [0; 4096];
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        Ok(CriuResp::decode(&buffer[..length])?)
+    };
+    let refused = ask(Kind::Dump, Some(variable("ROOTS")?.parse()?))?;
+    ensure!(!refused.success && refused.cr_errmsg().contains("belongs to user 0"), "{refused:?}");
+
+    let mut sleep = Command::new("setsid");
+    sleep.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut own = sleep.spawn()?;
+    let pid = own.id() as i32;
+    let name = format!("/proc/{pid}/comm");
+    wait_for(|| fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"))?;
+    let dumped = ask(Kind::Dump, Some(pid))?;
+    ensure!(dumped.success, "{dumped:?}");
+    own.wait()?;
+    let restored = ask(Kind::Restore, None)?;
+    ensure!(restored.restore.map(|restore| restore.pid) == Some(pid), "{restored:?}");
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    ensure!(status.contains("Uid:\t23456\t23456\t23456\t23456\n"), "{status}");
+    ensure!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");
     Ok(())
 }
 

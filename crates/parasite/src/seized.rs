@@ -118,7 +118,7 @@ impl Seized {
     fn stop(&mut self, tids: Vec<Pid>, how: &How<'_>) -> Result<()> {
         let mut live = Vec::with_capacity(tids.len());
         for tid in tids {
-            match ptrace::seize(tid, how.options) {
+            match seize(tid, how.options) {
                 Ok(()) => live.push(tid),
                 Err(errno) if vanished(tid, errno) => {}
                 Err(errno) => {
@@ -277,6 +277,17 @@ fn tids(pid: i32) -> Result<Vec<Pid>> {
     };
     let names = directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(names.map(Pid::from_raw).collect())
+}
+
+/// Seizes a thread. Its seccomp filters are suspended as long as it is traced, which takes CAP_SYS_ADMIN and a caller
+/// without filters; a thread that has none can do without.
+fn seize(tid: Pid, options: Options) -> nix::Result<()> {
+    match ptrace::seize(tid, options) {
+        Err(nix::errno::Errno::EPERM) if status_field(tid.as_raw(), "Seccomp").as_deref() == Some("0") => {
+            ptrace::seize(tid, options - Options::SUSPEND_SECCOMP)
+        }
+        result => result,
+    }
 }
 
 /// Stops a thread just seized and detaches it: PTRACE_DETACH needs a stopped thread.

@@ -56,6 +56,11 @@ impl Client {
         self.peer
     }
 
+    /// See [`Peer::become_client`].
+    pub(crate) fn become_peer(&self) -> Result<(), crate::Error> {
+        self.peer.become_client(self.socket.as_fd())
+    }
+
     /// Whether it wants notifications (`notify_scripts`).
     pub fn wants_notifications(&self) -> bool {
         self.notified

@@ -3,9 +3,9 @@
 use crate::{Error, Failure};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Gid, Uid, getgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 /// The client's process and its ids when it connected (unix(7), SO_PEERCRED).
@@ -53,21 +53,44 @@ impl Peer {
         [0, Uid::current().as_raw(), Uid::effective().as_raw()].contains(&self.uid)
     }
 
-    /// Takes on the ids of a client that is not trusted, for good, and keeps no capability but
+    /// Takes on the ids of a client at the other end of `socket` that is not trusted, for good, and keeps no capability but
     /// CAP_CHECKPOINT_RESTORE: what the client may not do, this process then may not either.
-    pub(crate) fn become_client(&self) -> Result<(), Error> {
+    pub(crate) fn become_client(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
         if self.is_trusted() || !Uid::effective().is_root() {
             return Ok(());
         }
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         nix::sys::prctl::set_keepcaps(true).map_err(Error::system("prctl(PR_SET_KEEPCAPS)"))?;
-        setgroups(&[gid]).map_err(Error::system("setgroups"))?;
+        let groups = groups(socket).map_err(Error::system("getsockopt(SO_PEERGROUPS)"))?;
+        setgroups(&groups).map_err(Error::system("setgroups"))?;
         setresgid(gid, gid, gid).map_err(Error::system("setresgid"))?;
         setresuid(uid, uid, uid).map_err(Error::system("setresuid"))?;
         capability::keep_checkpoint_restore().map_err(Error::system("capset"))?;
-        debug_assert!(getgroups().is_ok_and(|groups| groups == [gid]));
+        // Its own files in /proc must be its own again, and so must those of the tasks that it makes. The client gets
+        // no hold on it by that: it lacks the capability (ptrace(2)).
+        nix::sys::prctl::set_dumpable(true).map_err(Error::system("prctl(PR_SET_DUMPABLE)"))?;
         Ok(())
     }
+}
+
+/// The supplementary groups of the process at the other end (SO_PEERGROUPS, Linux 4.13).
+fn groups(socket: BorrowedFd<'_>) -> Result<Vec<Gid>, Errno> {
+    // As many as a process may have.
+    let mut groups = vec![0; 65_536];
+    let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+    // SAFETY: the kernel fills at most `length` bytes of the buffer, and says how many in `length`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    groups.truncate(length as usize / size_of::<libc::gid_t>());
+    Ok(groups.into_iter().map(Gid::from_raw).collect())
 }
 
 fn no_process(pid: i32) -> Failure {

@@ -92,7 +92,7 @@ fn be_the_server(
     let client = Client::new(socket).map_err(Error::system("getsockopt(SO_PEERCRED)"))?;
     // The owner's frame is never left: this process ends by exit(3).
     nix::unistd::close(listener.as_raw_fd()).map_err(Error::system("close"))?;
-    client.peer().become_client()?;
+    client.become_peer()?;
     Ok(serve(&Session { client, backend, sources: sources.clone(), inherited: false }))
 }
 

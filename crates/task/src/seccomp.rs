@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::steps::{living, prctl};
 use criu_images::proto::{SeccompEntry, SeccompFilter, SeccompMode, ThreadCoreEntry};
 use criu_images::{Image, Record, RecordSet, StoreExt};
+use criu_kernel::proc::ProcDir;
 use criu_kernel::{Pid, ptrace};
 use criu_resource::{
     Answer, BoxError, BuiltTask, BuiltTree, BulkData, DumpContext, Fate, FrozenTask, FrozenTree, Place,
@@ -38,7 +39,8 @@ pub struct Filter {
 }
 
 /// The filters of a thread, the first installed first; none for a thread not in filter mode. The caller must
-/// have stopped the thread by ptrace(2), have CAP_SYS_ADMIN, and be under no filter itself.
+/// have stopped the thread by ptrace(2); for one that has filters, it must have CAP_SYS_ADMIN and be under no filter
+/// itself.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -50,6 +52,8 @@ pub fn filters(tid: i32) -> Result<Vec<Filter>, Error> {
             Ok(program) => program,
             // ENOENT: that was the last. EINVAL: not in filter mode.
             Err(Errno::ENOENT | Errno::EINVAL) => return Ok(all),
+            // Who may not ask for filters may see that there are none.
+            Err(Errno::EACCES) if is_free(tid) => return Ok(all),
             Err(errno) => return Err(Error::Seccomp { tid: tid.as_raw(), errno }),
         };
         let flags = match ptrace::seccomp_filter_flags(tid, all.len()) {
@@ -63,6 +67,12 @@ pub fn filters(tid: i32) -> Result<Vec<Filter>, Error> {
         };
         all.push(Filter { program: program.into_iter().flat_map(bytes).collect(), flags: flags as u32 });
     }
+}
+
+/// Whether a thread is under no seccomp at all.
+fn is_free(tid: Pid) -> bool {
+    let status = ProcDir::open(tid).and_then(|proc| proc.status());
+    status.is_ok_and(|status| status.seccomp == 0)
 }
 
 /// Adds the steps that install a chain in the calling thread, which needs CAP_SYS_ADMIN.
