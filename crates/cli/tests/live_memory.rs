@@ -12,7 +12,7 @@ macro_rules! survive {
 }
 
 survive! {
-    private_memory shared_memory heap stack holes copy_on_write advice sealed_areas
+    private_memory shared_memory heap stack holes copy_on_write advice locks sealed_areas
     mapped_files deleted_mapped_files program_image vdso
 }
 

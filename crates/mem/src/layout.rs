@@ -244,8 +244,13 @@ fn advise<'a>(areas: impl Iterator<Item = &'a VmaEntry>, advice: i32, script: &m
 }
 
 /// Adds steps that give filled areas their final protection, and all areas what is left: advice, locks,
-/// guard pages.
-pub fn final_steps(areas: &[VmaEntry], has_content: &dyn Fn(usize) -> bool, script: &mut Script) {
+/// guard pages. `on_fault` says of which areas pages are locked only as they are touched.
+pub fn final_steps(
+    areas: &[VmaEntry],
+    has_content: &dyn Fn(usize) -> bool,
+    on_fault: &dyn Fn(&VmaEntry) -> bool,
+    script: &mut Script,
+) {
     let changed = areas.iter().enumerate().filter(|(index, entry)| {
         status::is_private(entry) && filling(entry, has_content(*index)) != entry.prot
     });
@@ -264,8 +269,11 @@ pub fn final_steps(areas: &[VmaEntry], has_content: &dyn Fn(usize) -> bool, scri
     for locked in areas.iter().filter(|entry| entry.flags & LOCKED != 0 && !status::is_special(entry)) {
         // An area that cannot be read is locked as well, although mlock reports that it has no pages.
         let check = if locked.prot == 0 { Check::Any } else { Check::Ok };
-        let calls = std::iter::once((locked.start..locked.end, 0));
-        on_ranges(libc::SYS_mlock, calls, check, script);
+        let (nr, flags) = match on_fault(locked) {
+            true => (libc::SYS_mlock2, libc::MLOCK_ONFAULT),
+            false => (libc::SYS_mlock, 0),
+        };
+        on_ranges(nr, std::iter::once((locked.start..locked.end, flags)), check, script);
     }
 }
 

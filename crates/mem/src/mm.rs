@@ -1,11 +1,12 @@
 //! What an address space is beside its areas: the fields behind `/proc/PID/stat`, `cmdline`, `environ`,
 //! `auxv` and `exe`.
 
+use crate::pages::PAGE;
 use criu_images::proto::MmEntry;
 use criu_kernel::ProcResult;
 use criu_kernel::prctl::{PR_SET_MM, PR_SET_MM_MAP};
 use criu_kernel::proc::ProcDir;
-use criu_script::{Check, Outcome, Script, StepId};
+use criu_script::{Check, Data, Outcome, Script, StepId};
 
 const PR_GET_DUMPABLE: u64 = libc::PR_GET_DUMPABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
@@ -49,6 +50,8 @@ pub struct Question {
     brk: StepId,
     dumpable: StepId,
     thp_disabled: StepId,
+    locked: StepId,
+    resident: Data,
 }
 
 impl Question {
@@ -60,7 +63,19 @@ impl Question {
                 .check(Check::Any)
                 .id()
         };
+        // Whether a new area is locked, which no other interface tells: msync(2) refuses to invalidate it. Its page is
+        // there at once, unless it is to be locked on fault.
+        let (prot, flags) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let map = [0.into(), PAGE.into(), prot.into(), flags.into(), (-1).into(), 0.into()];
+        let area = script.syscall(libc::SYS_mmap, map).check(Check::Any).id();
+        let invalidate = [area.into(), PAGE.into(), libc::MS_INVALIDATE.into()];
+        let locked = script.syscall(libc::SYS_msync, invalidate).check(Check::Any).id();
+        let resident = script.zeroed(1);
+        script.syscall(libc::SYS_mincore, [area.into(), PAGE.into(), resident.into()]).check(Check::Any);
+        script.syscall(libc::SYS_munmap, [area.into(), PAGE.into()]).check(Check::Any);
         Question {
+            locked,
+            resident,
             brk: script.syscall(libc::SYS_brk, [0.into()]).id(),
             dumpable: prctl(script, PR_GET_DUMPABLE),
             thp_disabled: prctl(script, PR_GET_THP_DISABLE),
@@ -72,6 +87,11 @@ impl Question {
         mm.mm_brk = outcome.ret(self.brk) as u64;
         mm.dumpable = outcome.result(self.dumpable).ok().map(|value| value as i32);
         // Kernels without transparent huge pages say EINVAL.
+        mm.lock_future = match outcome.result(self.locked) {
+            Err(libc::EBUSY) if outcome.bytes(self.resident)[0] & 1 != 0 => Some(libc::MCL_FUTURE as u32),
+            Err(libc::EBUSY) => Some((libc::MCL_FUTURE | libc::MCL_ONFAULT) as u32),
+            _ => None,
+        };
         mm.thp_disabled = Some(outcome.result(self.thp_disabled).is_ok_and(|value| value != 0));
     }
 }
@@ -102,6 +122,13 @@ pub fn place_steps(mm: &MmEntry, exe: i32, script: &mut Script) {
         libc::SYS_prctl,
         [PR_SET_MM.into(), PR_SET_MM_MAP.into(), map.into(), map.len().into(), 0.into()],
     );
+}
+
+/// Has what is mapped from now on locked, as it was. After all areas.
+pub fn lock_steps(mm: &MmEntry, script: &mut Script) {
+    if let Some(flags) = mm.lock_future {
+        script.syscall(libc::SYS_mlockall, [flags.into()]);
+    }
 }
 
 /// Switches huge pages off or on; a new task has its parent's setting.

@@ -1,5 +1,6 @@
 //! What images of the reference have no place for: names of anonymous areas (PR_SET_VMA_ANON_NAME), seals
-//! (mseal(2)), and that an area has nothing in common with other tasks.
+//! (mseal(2)), that pages are locked as they are touched (mlock2(2)), and that an area has nothing in common with
+//! other tasks.
 
 use crate::vma::Area;
 use criu_images::proto::AreaNote;
@@ -21,17 +22,21 @@ pub struct Note {
     pub sealed: bool,
     /// Whether it is large and no page of it is shared with another task.
     pub own: bool,
+    /// Whether its pages are locked as they are touched; Linux 4.4.
+    pub lock_on_fault: bool,
 }
 
 impl Note {
     /// Reads it off a mapping.
     pub fn of(vma: &Vma) -> Note {
         let name = vma.name.as_bytes();
+        let has = |flag| vma.flags.is_some_and(|flags| flags.contains(flag));
         let rest = name.strip_prefix(b"[anon:").or_else(|| name.strip_prefix(b"[anon_shmem:"));
         Note {
             name: rest.and_then(|rest| rest.strip_suffix(b"]")).map(<[u8]>::to_vec),
-            sealed: vma.flags.is_some_and(|flags| flags.contains(VmFlags::SEALED)),
+            sealed: has(VmFlags::SEALED),
             own: false,
+            lock_on_fault: has(VmFlags::LOCK_ON_FAULT),
         }
     }
 }
@@ -45,6 +50,7 @@ pub fn entries(areas: &[Area]) -> Vec<AreaNote> {
         name: note.name.clone(),
         sealed: note.sealed.then_some(true),
         own: note.own.then_some(true),
+        lock_on_fault: note.lock_on_fault.then_some(true),
     };
     noted.map(entry).collect()
 }
@@ -82,7 +88,7 @@ mod tests {
     #[test]
     fn seals_come_last() {
         let name = Some(b"a".to_vec());
-        let note = AreaNote { start: 0x1000, end: 0x3000, name, sealed: Some(true), own: None };
+        let note = AreaNote { start: 0x1000, end: 0x3000, name, sealed: Some(true), ..AreaNote::default() };
         let mut script = Script::new("test");
         steps(&[note], &mut script);
         let numbers: Vec<i64> = script.steps().iter().map(|step| step.nr.into()).collect();

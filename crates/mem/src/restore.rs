@@ -365,10 +365,14 @@ impl Plan<'_> {
     fn settle(&mut self, index: usize, script: &mut Script) -> Result<(), BoxError> {
         self.emit_rings(index, script)?;
         let Some(task) = &self.tasks[index] else { return Ok(()) };
-        layout::final_steps(&task.areas, &|area| task.has_content[area], script);
+        let on_fault: HashSet<u64> =
+            task.mm.notes.iter().filter(|note| note.lock_on_fault()).map(|note| note.start).collect();
+        let has_content = |area| task.has_content[area];
+        layout::final_steps(&task.areas, &has_content, &|area| on_fault.contains(&area.start), script);
         vdso::place_steps(task.pid, &self.memory.parked(), &task.areas, script)?;
         let exe = self.memory.files.number_of(self.context, task.mm.exe_file_id, libc::O_RDONLY as u32)?;
         mm::place_steps(&task.mm, exe, script);
+        mm::lock_steps(&task.mm, script);
         notes::steps(&task.mm.notes, script);
         Ok(())
     }

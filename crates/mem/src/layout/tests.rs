@@ -36,7 +36,7 @@ fn neighbours_are_mapped_and_filled_together() {
     let none = &mut |_: &VmaEntry| -> Result<i32, ()> { unreachable!() };
     map_steps(areas.iter().enumerate(), &has, none, &mut script).unwrap();
     fill_steps(content, 9, &mut script);
-    final_steps(&areas, &has, &mut script);
+    final_steps(&areas, &has, &|_| false, &mut script);
     assert_eq!(
         calls(&script),
         [
@@ -84,10 +84,11 @@ fn advice_and_locks_come_last() {
     let a = VmaEntry { madv: Some(huge | dont_dump), ..area(0x1000, 0x2000, 3) };
     let b = VmaEntry { madv: Some(dont_dump), flags: 0x22 | LOCKED, ..area(0x2000, 0x3000, 3) };
     let guard = VmaEntry { start: 0x1000, end: 0x2000, status: status::GUARD, ..VmaEntry::default() };
-    let areas = [a, b, guard];
+    let c = VmaEntry { flags: 0x22 | LOCKED, ..area(0x3000, 0x4000, 3) };
+    let areas = [a, b, c, guard];
     let mut script = Script::new("test");
     early_advice_steps(&areas.iter().collect::<Vec<_>>(), &mut script);
-    final_steps(&areas, &|_| false, &mut script);
+    final_steps(&areas, &|_| false, &|area| area.start == 0x3000, &mut script);
     assert_eq!(
         calls(&script),
         [
@@ -95,6 +96,7 @@ fn advice_and_locks_come_last() {
             (libc::SYS_madvise, 0x1000, 0x2000, 16),
             (libc::SYS_madvise, 0x1000, 0x1000, 102),
             (libc::SYS_mlock, 0x2000, 0x1000, 0),
+            (libc::SYS_mlock2, 0x3000, 0x1000, 1),
         ]
     );
 }
