@@ -1,6 +1,6 @@
 //! Live: checkpoints that build upon others.
 
-use criu_testkit::{Criu, Outcome, Sandbox, Target};
+use criu_testkit::{Criu, Outcome, Sandbox, Target, fixtures};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -176,4 +176,21 @@ fn dedup_takes_from_parents_what_is_stored_anew() {
     assert!(stored(&sandbox, "0") < deduplicated);
     succeeds(&criu.restore("2", &[]).unwrap(), &criu, "2");
     target.check().unwrap();
+}
+
+/// Kinds of memory beside the plain ones, in a dump upon a pre-dump.
+#[test]
+fn other_memory_builds_upon_a_pre_dump() {
+    let huge = fixtures::reserve_huge_pages(16).then_some("huge_pages");
+    let kinds = ["segments", "packet_rings", "sealed_areas", "locks", "deleted_mapped_files"];
+    for fixture in kinds.into_iter().chain(huge) {
+        let sandbox = Sandbox::new().unwrap();
+        let criu = Criu::new(&sandbox);
+        let mut target = Target::start(&sandbox, &[fixture]).unwrap();
+        succeeds(&pre_dump(&criu, target.pid, "first", &["--track-mem"]), &criu, "first");
+        let options = ["--track-mem", "--prev-images-dir", "../first"];
+        succeeds(&criu.dump(target.pid, "last", &options).unwrap(), &criu, "last");
+        succeeds(&criu.restore("last", &[]).unwrap(), &criu, "last");
+        target.check().unwrap();
+    }
 }
