@@ -11,6 +11,7 @@ mod page_server;
 mod progress;
 mod resources;
 mod restore;
+mod tls;
 mod workplace;
 
 use anyhow::{Context, Result};

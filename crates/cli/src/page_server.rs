@@ -1,14 +1,16 @@
 //! `criu-rs page-server`, and the way of a dump to such a server.
 
 use crate::workplace::Workplace;
-use crate::{log, report};
+use crate::{log, report, tls};
 use anyhow::{Context, Result};
 use criu_config::Options;
+use criu_images::DirStore;
 use criu_mem::transfer;
 use criu_rpc::PageServer;
 use nix::sys::socket::{setsockopt, sockopt::KeepAlive};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -19,7 +21,7 @@ pub fn connect(options: &Options) -> Result<Option<transfer::Client>> {
     }
     if let Some(fd) = options.ps_socket {
         let name = format!("the other end of --ps-socket {fd}");
-        return Ok(Some(transfer::Client::new(given_socket(fd)?, name, true)));
+        return client(options, given_socket(fd)?, "page-server", name, true).map(Some);
     }
     let port = options.port.context("--page-server needs --port")?;
     let address = options.address.as_deref().unwrap_or("127.0.0.1");
@@ -27,7 +29,22 @@ pub fn connect(options: &Options) -> Result<Option<transfer::Client>> {
         format!("page server {address}:{port} (start it there first: criu-rs page-server --port {port})")
     })?;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
-    Ok(Some(transfer::Client::new(stream, format!("{address}:{port}"), false)))
+    client(options, stream, address, format!("{address}:{port}"), false).map(Some)
+}
+
+/// Encrypts where that is asked for; `host` is what the certificate must say.
+fn client(
+    options: &Options,
+    stream: impl Read + Write + Send + 'static,
+    host: &str,
+    name: String,
+    stays: bool,
+) -> Result<transfer::Client> {
+    if !options.tls {
+        return Ok(transfer::Client::new(stream, name, stays));
+    }
+    let stream = tls::client(options, stream, host, stays).with_context(|| format!("page server {name}"))?;
+    Ok(transfer::Client::in_records(stream, name, stays))
 }
 
 /// The socket of `--ps-socket`, whatever its kind.
@@ -71,15 +88,15 @@ impl Source {
     fn serve(self, options: &Options, place: &Workplace) -> Result<()> {
         let store = place.new_images()?;
         let pages = match self {
-            Source::Socket(mut socket) => transfer::serve(&mut socket, &store),
+            Source::Socket(socket) => receive(options, socket, &store, true),
             Source::Listener(listener) => {
-                let (mut stream, peer) = listener.accept().context("accept")?;
+                let (stream, peer) = listener.accept().context("accept")?;
                 drop(listener);
                 tracing::info!("page-server: {peer} is connected");
                 stream.set_nodelay(true).context("TCP_NODELAY")?;
                 // A machine that is gone without a word is noticed some day.
                 setsockopt(&stream, KeepAlive, &true).context("SO_KEEPALIVE")?;
-                transfer::serve(&mut stream, &store)
+                receive(options, stream, &store, false)
             }
         };
         let pages = pages.context("page-server")?;
@@ -87,6 +104,19 @@ impl Source {
         tracing::info!("page-server: {pages} pages stored");
         Ok(())
     }
+}
+
+/// Stores what comes, encrypted where that is asked for; how many pages.
+fn receive(
+    options: &Options,
+    mut stream: impl Read + Write + Send,
+    store: &DirStore,
+    stays: bool,
+) -> Result<u64> {
+    if !options.tls {
+        return Ok(transfer::serve(&mut stream, store)?);
+    }
+    Ok(transfer::serve(&mut tls::server(options, stream, stays)?, store)?)
 }
 
 /// Stores the pages of one dump; the exit code.

@@ -70,11 +70,17 @@ fn with_the_reference_at_either_end() {
     let sandbox = Sandbox::new().unwrap();
     let ours = Criu::new(&sandbox);
     let theirs = Criu { sandbox: &sandbox, binary: reference.into() };
-    for (dumper, server, images) in [(&ours, &theirs, "to-theirs"), (&theirs, &ours, "to-ours")] {
+    let tls = Authority::new(&sandbox, "ca").certificate("127.0.0.1");
+    let tls = words(&tls);
+    for (dumper, server, images, tls) in [
+        (&ours, &theirs, "to-theirs", &[][..]),
+        (&theirs, &ours, "to-ours", &[]),
+        (&ours, &theirs, "to-theirs-tls", &[&tls[..], &["--tls-no-cn-verify"]].concat()),
+        (&theirs, &ours, "to-ours-tls", &tls),
+    ] {
         let mut target = Target::start(&sandbox, &["changing_memory"]).unwrap();
-        let running = serve(dumper, &server.binary, images, &[]);
-        let mut options = CLIENT.to_vec();
-        options.extend(["--address", "127.0.0.1"]);
+        let running = serve(dumper, &server.binary, images, tls);
+        let options = [&CLIENT[..], &["--address", "127.0.0.1"], tls].concat();
         let dumped = dumper.dump(target.pid, images, &options).unwrap();
         let logs = [&*format!("{images}/dump.log"), &format!("{images}/server.log")];
         succeeds(&dumped, &ours, &logs);
@@ -157,4 +163,81 @@ fn a_daemon_is_there_when_the_command_returns() {
     succeeds(&criu.dump(target.pid, "0", &CLIENT).unwrap(), &criu, &["0/dump.log", "0/server.log"]);
     succeeds(&criu.restore("0", &[]).unwrap(), &criu, &["0/restore.log"]);
     target.check().unwrap();
+}
+
+/// Who signs certificates.
+struct Authority<'a> {
+    sandbox: &'a Sandbox,
+    name: &'static str,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl<'a> Authority<'a> {
+    fn new(sandbox: &'a Sandbox, name: &'static str) -> Authority<'a> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut about = rcgen::CertificateParams::new([]).unwrap();
+        about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        about.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        about.distinguished_name.push(rcgen::DnType::CommonName, name);
+        sandbox.folder(name).unwrap();
+        let certificate = about.self_signed(&key).unwrap();
+        fs::write(sandbox.path(name).join("cacert.pem"), certificate.pem()).unwrap();
+        Authority { sandbox, name, issuer: rcgen::Issuer::new(about, key) }
+    }
+
+    /// The options of an end that this host is.
+    fn certificate(&self, host: &str) -> Vec<String> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut about = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+        about.distinguished_name.push(rcgen::DnType::CommonName, host);
+        let certificate = about.signed_by(&key, &self.issuer).unwrap();
+        let folder = self.sandbox.path(self.name);
+        let [chain, secret] = ["cert", "key"].map(|kind| folder.join(format!("{host}-{kind}.pem")));
+        fs::write(&chain, certificate.pem()).unwrap();
+        fs::write(&secret, key.serialize_pem()).unwrap();
+        let option = |name: &str, path: &Path| [name.to_owned(), path.display().to_string()];
+        let mut options = vec!["--tls".to_owned()];
+        options.extend(option("--tls-cacert", &folder.join("cacert.pem")));
+        options.extend(option("--tls-cert", &chain));
+        options.extend(option("--tls-key", &secret));
+        options
+    }
+}
+
+fn words(options: &[String]) -> Vec<&str> {
+    options.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn encrypted_between_ends_that_know_each_other() {
+    let sandbox = Sandbox::new().unwrap();
+    let criu = Criu::new(&sandbox);
+    let mut target = Target::start(&sandbox, &["changing_memory"]).unwrap();
+    let (ours, theirs) = (Authority::new(&sandbox, "ours"), Authority::new(&sandbox, "theirs"));
+    let (here, stranger) = (ours.certificate("127.0.0.1"), theirs.certificate("127.0.0.1"));
+    let other_host = ours.certificate("10.9.8.7");
+    let no_name = [other_host.clone(), vec!["--tls-no-cn-verify".into()]].concat();
+    let plain = Vec::new();
+    for (index, (server, client, fails)) in [
+        (&here, &stranger, true),
+        (&stranger, &here, true),
+        (&here, &plain, true),
+        (&other_host, &here, true),
+        (&other_host, &no_name, false),
+        (&here, &here, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let images = format!("{index}");
+        let server = serve(&criu, &criu.binary, &images, &words(server));
+        let mut options = [&CLIENT[..], &words(client)].concat();
+        options.push("--leave-running");
+        let dumped = criu.dump(target.pid, &images, &options).unwrap();
+        let served = server.wait().unwrap();
+        let state = format!("{index}: {dumped}{served}");
+        assert_eq!((dumped.status.success(), served.status.success()), (!fails, !fails), "{state}");
+        assert_eq!(names(&sandbox, &images).iter().any(|name| is_page_image(name)), !fails, "{state}");
+        target.check().and_then(|()| target.ready()).unwrap();
+    }
 }

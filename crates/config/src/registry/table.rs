@@ -198,17 +198,17 @@ pub static OPTIONS: &[Opt] = &[
     flag("daemon", Group::Server, "Go to the background once ready")
         .no().on(SERVERS),
     flag("tls", Group::Server, "Encrypt the page server's connection")
-        .no().on(PAGES).rpc(&["tls"]).support(NOT_YET),
+        .no().on(PAGES).rpc(&["tls"]),
     Opt::new("tls-cacert", Kind::Path, Group::Server, "Trust certificates of this authority")
-        .value("FILE").on(PAGES).rpc(&["tls_cacert"]).support(NOT_YET),
+        .value("FILE").on(PAGES).rpc(&["tls_cacert"]),
     Opt::new("tls-cacrl", Kind::Path, Group::Server, "Certificates that are revoked")
-        .value("FILE").on(PAGES).rpc(&["tls_cacrl"]).support(NOT_YET),
+        .value("FILE").on(PAGES).rpc(&["tls_cacrl"]),
     Opt::new("tls-cert", Kind::Path, Group::Server, "Our certificate")
-        .value("FILE").on(PAGES).rpc(&["tls_cert"]).support(NOT_YET),
+        .value("FILE").on(PAGES).rpc(&["tls_cert"]),
     Opt::new("tls-key", Kind::Path, Group::Server, "The key of our certificate")
-        .value("FILE").on(PAGES).rpc(&["tls_key"]).support(NOT_YET),
+        .value("FILE").on(PAGES).rpc(&["tls_key"]),
     flag("tls-no-cn-verify", Group::Server, "Do not compare the server's name")
-        .on(PAGES).rpc(&["tls_no_cn_verify"]).support(NOT_YET),
+        .on(PAGES).rpc(&["tls_no_cn_verify"]),
     // Check
     flag("extra", Group::Check, "Also features that only some tasks need")
         .no().on(&[Check]),

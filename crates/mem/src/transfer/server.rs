@@ -79,7 +79,7 @@ fn receive(stream: &mut dyn Stream) -> Result<Result<Head, u32>, Error> {
 }
 
 fn send(stream: &mut dyn Stream, answer: &[u8]) -> Result<(), Error> {
-    stream.write_all(answer).map_err(socket)
+    stream.write_all(answer).and_then(|()| stream.flush()).map_err(socket)
 }
 
 fn socket(error: io::Error) -> Error {

@@ -135,3 +135,45 @@ proptest! {
         prop_assert_eq!(store.list().unwrap(), [""; 0]);
     }
 }
+
+/// A stream that notes how long what is written at once is.
+struct Noting(UnixStream, std::sync::Arc<std::sync::Mutex<Vec<usize>>>);
+
+impl Read for Noting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Noting {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.write_all(buffer)?;
+        self.1.lock().unwrap().push(buffer.len());
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn records_end_where_portions_do() {
+    let (store, noted) = (MemoryStore::new(), std::sync::Arc::default());
+    let written = std::sync::Arc::clone(&noted);
+    // The second run begins in the middle of what is read at once, and goes on in the next.
+    let sent = session(&store, move |stream| {
+        let jobs = [job(7, &[1; 100], &[(0, 1), (2, 77)])];
+        Client::in_records(Noting(stream, written), "test", false).send_all(&jobs).unwrap();
+    });
+    assert_eq!(sent.unwrap(), 76);
+    let noted = noted.lock().unwrap();
+    let second: Vec<usize> = noted.iter().skip(4).take_while(|len| **len != LEN).copied().collect();
+    assert_eq!(noted[..4], [LEN, LEN, 4096, LEN]);
+    assert_eq!(second.iter().sum::<usize>(), 75 * 4096);
+    let mut end = 0;
+    for len in second {
+        assert!(len <= 16 << 10 && end / (64 << 10) == (end + len - 1) / (64 << 10), "{len} bytes at {end}");
+        end += len;
+    }
+}
