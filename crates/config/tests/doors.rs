@@ -31,6 +31,7 @@ fn rows() -> Vec<Row> {
     vec![
         ("tree", Some("123"), Some(("pid", Int(123))), json!(123)),
         flag("leave-running", "leave_running"),
+        local("copy-on-write"),
         flag("leave-stopped", "leave_stopped"),
         local("restore-detached"),
         flag("restore-sibling", "rst_sibling"),
