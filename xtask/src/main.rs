@@ -15,7 +15,7 @@ usage: cargo xtask TASK
 
   test                 tidy, then every test that this machine allows; says what it leaves out and why
   demo                 the founding story, live: a TCP client on a terminal is dumped and restored
-  bench [ROW…]         dump, restore and frozen time; beside $CRIU_REFERENCE where given
+  bench [NAME…]        dump, restore and frozen time; beside $CRIU_REFERENCE where given
   tidy                 the floor table of ARCHITECTURE.md and the size of source files
   install [--as-criu] [--prefix DIR]
                        binary, man page and completions below DIR (/usr/local), itself below $DESTDIR;

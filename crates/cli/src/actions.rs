@@ -25,6 +25,7 @@ pub fn dump(
     place: &Workplace,
     hooks: &mut dyn Hooks,
 ) -> Result<DumpStats> {
+    criu_task::regs::learn();
     criu_fds::make_room().context("making room for descriptors")?;
     let store = place.new_images()?;
     let mut catalog = Catalog::new(caller.orphans.clone());

@@ -96,21 +96,18 @@ impl<K: Named> FileRestore for NamedRestore<'_, K> {
 
     fn open(&mut self, entry: &proto::FileEntry) -> Result<OwnedFd, BoxError> {
         let (position, owner) = K::position(entry).ok_or_else(|| alone::missing(entry))?;
-        let external = self.files.regular(entry.id).is_some_and(|regular| regular.ext());
+        let external = entry.reg.as_ref().is_some_and(|regular| regular.ext());
         if !external && let Some(fd) = self.files.given(entry.id)? {
             return Ok(fd);
         }
         let fd = self.files.open(self.context.store, entry.id, None)?;
-        let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
-        if flags & libc::O_PATH == 0 {
-            // The largest number stands for a file that cannot be positioned.
-            if position != u64::MAX && position != 0 {
-                lseek(&fd, position as i64, Whence::SeekSet)
-                    .map_err(|errno| format!("lseek to {position}: {errno}"))?;
-            }
-            if owner.signum != 0 {
-                sys::set_owner_signal(fd.as_fd(), owner.signum as i32)?;
-            }
+        // The largest number stands for a file that cannot be positioned; what is opened with O_PATH has neither.
+        if position != u64::MAX && position != 0 {
+            lseek(&fd, position as i64, Whence::SeekSet)
+                .map_err(|errno| format!("lseek to {position}: {errno}"))?;
+        }
+        if owner.signum != 0 {
+            sys::set_owner_signal(fd.as_fd(), owner.signum as i32)?;
         }
         Ok(fd)
     }

@@ -268,7 +268,8 @@ pub(crate) fn copy(
     buffer: &mut Vec<u8>,
     give: &mut Give<'_>,
 ) -> Result<(), Error> {
-    buffer.resize(BUFFER, 0);
+    let total = runs.iter().map(Run::len).sum::<u64>().min(BUFFER as u64) as usize;
+    buffer.resize(buffer.len().max(total), 0);
     let mut batch: Vec<Run> = Vec::new();
     let mut filled = 0;
     for run in runs {
@@ -278,8 +279,8 @@ pub(crate) fn copy(
             batch.push(Run { start, end: start + len, ..*run });
             (start, filled) = (start + len, filled + len);
             if filled == BUFFER as u64 {
-                reader.read(&batch, &mut buffer[..])?;
-                give(&batch, &buffer[..])?;
+                reader.read(&batch, &mut buffer[..BUFFER])?;
+                give(&batch, &buffer[..BUFFER])?;
                 batch.clear();
                 filled = 0;
             }

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 /// Bytes of one read.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 64 << 10;
 /// How many chunks wait at most.
-const WAITING: usize = 4;
+const WAITING: usize = 16;
 
 /// A file whose first bytes are there already, and whose rest, if there is any, comes from a thread of its own.
 pub(crate) struct ReadAhead {

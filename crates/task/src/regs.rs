@@ -10,6 +10,12 @@ pub use native::{Interrupted, settle};
 
 static LAYOUT: LazyLock<native::xstate::Layout> = LazyLock::new(native::xstate::Layout::native);
 
+/// Asks the processor how it lays registers out. That takes a while in a virtual machine, and so is better done
+/// before anybody stands still.
+pub fn learn() {
+    LazyLock::force(&LAYOUT);
+}
+
 /// The registers of this architecture.
 pub struct NativeRegisters;
 

@@ -268,11 +268,14 @@ impl Files {
     /// all.
     pub(crate) fn given(&self, id: u32) -> Result<Option<OwnedFd>, BoxError> {
         let state = self.state();
+        if state.options.inherit_fd.is_empty() {
+            return Ok(None);
+        }
         let planned = &state.planned;
         let key = match (planned.regular.get(&id), planned.memfd.get(&id)) {
             (Some(regular), _) => shown(regular).trim_start_matches('/').to_owned(),
             (_, Some(memfd)) => format!("/memfd:{}", planned.inodes.name(memfd)),
-            _ => return Err(format!("files.img has no regular file with id {id:#x}").into()),
+            _ => return Err(no_file(id).into()),
         };
         Ok(inherited(&state.options, &key)?)
     }
@@ -295,7 +298,7 @@ impl Files {
         if let Some(entry) = state.planned.memfd.get(&id) {
             return Ok(state.planned.inodes.open(entry, flags, store)?);
         }
-        let entry = &state.planned.regular[&id];
+        let entry = state.planned.regular.get(&id).ok_or_else(|| no_file(id))?;
         let remap = state.planned.remaps.get(&id);
         open::Opener {
             options: &state.options,
@@ -341,6 +344,10 @@ impl Files {
 /// A name as people and options have it.
 fn shown(entry: &proto::RegFileEntry) -> Cow<'_, str> {
     String::from_utf8_lossy(&entry.name)
+}
+
+fn no_file(id: u32) -> String {
+    format!("files.img has no regular file with id {id:#x}")
 }
 
 /// The descriptor of criu-rs that the user named to take the place of the file `key`.

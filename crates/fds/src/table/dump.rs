@@ -21,8 +21,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Descriptors of criu-rs beside those it holds for the tree.
 const OWN: usize = 256;
-/// How many descriptors are fetched before it is asked which of them are equal.
-const PART: usize = OWN / 2;
+/// How many descriptors are fetched at most before it is asked which of them are equal.
+const PART: usize = 1024;
 /// So many are worth a second thread.
 const MANY: usize = 32;
 /// What equal descriptions surely have in common: device, inode, mode, access mode, and the number that
@@ -123,7 +123,7 @@ impl<'t> Dump<'t> {
             let entry = fs::entry(task, &table.files)?;
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
         }
-        for places in places.chunks(PART) {
+        for places in places.chunks(scan.room.clamp(OWN / 2, PART)) {
             for fetched in fetch(tree, places, &scan.pids)? {
                 let task = &tree.tasks[fetched.task];
                 let slot = scan.descriptor(task, fetched)?;

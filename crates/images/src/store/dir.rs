@@ -94,10 +94,16 @@ impl Store for DirStore {
     fn create(&self, name: &str) -> Result<Box<dyn ImageWriter>> {
         // A new file rather than an emptied one: filesystems write the latter out when it is closed
         // (ext4's auto_da_alloc), and a link that somebody left here is not followed.
-        self.remove(name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let fd = openat(&self.dir, name, flags, Mode::from_bits_truncate(0o644))
-            .map_err(|errno| Error::io(name, "create", errno))?;
+        let create = || openat(&self.dir, name, flags, Mode::from_bits_truncate(0o644));
+        let created = match create() {
+            Err(Errno::EEXIST) => {
+                self.remove(name)?;
+                create()
+            }
+            created => created,
+        };
+        let fd = created.map_err(|errno| Error::io(name, "create", errno))?;
         Ok(Box::new(FileWriter {
             file: BufWriter::with_capacity(BUFFER, File::from(fd)),
             name: name.to_owned(),
