@@ -387,15 +387,6 @@ mod resources {
     }
 
     #[test]
-    fn semaphores_to_be_undone() {
-        with(&["semaphore_undo"], |case| {
-            fails(&case.dump(&[]), &[&case.pid(), "SEM_UNDO"]);
-            case.has_no_images();
-            case.is_as_before();
-        });
-    }
-
-    #[test]
     fn requests_that_complete_meanwhile() {
         with(&["requests_in_flight"], |case| {
             fails(&case.dump(&[]), &[&case.pid(), "io_submit"]);

@@ -1,29 +1,12 @@
 //! What belongs to a process as a whole and has no better place: out-of-memory score, audit id, whether it
 //! adopts orphans, registrations for membarrier(2).
 
-use crate::error::Error;
 use crate::restorer;
 use crate::steps::{living, prctl, task_dir};
-use criu_kernel::{Pid, kcmp};
 use criu_resource::{Answer, BoxError, BuiltTask, DumpContext, FrozenTask, RestoreContext, Stage, TaskState};
 use criu_script::{Arg, Check, Script};
-use nix::unistd::getpid;
 
 const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 1 << 9;
-
-/// Refuses a task that has operations on System V semaphores to be undone when it ends (SEM_UNDO of semop(2)): which
-/// ones no interface tells, and its end in a dump would undo them. criu-rs itself has none.
-fn refuse_semaphores(task: &FrozenTask<'_>) -> Result<(), Error> {
-    match kcmp::same(kcmp::Kind::SysVSem, Pid::from_raw(task.pid), getpid()) {
-        Ok(false) => {
-            let what = "operations on System V semaphores that its end would undo (SEM_UNDO); start it with \
-                        semaphores of another kind";
-            Err(Error::Unsupported(what.into()))
-        }
-        // A kernel without System V semaphores has nothing to compare.
-        Ok(true) | Err(_) => Ok(()),
-    }
-}
 
 /// Out-of-memory score, audit id, child subreaper, membarrier registrations.
 pub struct Process;
@@ -39,7 +22,6 @@ impl TaskState for Process {
         _: &'a DumpContext<'a>,
         script: &mut Script,
     ) -> Result<Answer<'a>, BoxError> {
-        refuse_semaphores(task)?;
         let dir = task_dir(task)?;
         let loginuid = restorer::set_loginuid(dir.loginuid())?;
         let oom_score_adj = dir.oom_score_adj()?;
