@@ -101,43 +101,14 @@ fn write_images(
     // Behind what the descriptors say: of two refusals, the one about a connection is the more telling.
     resources.family.check(&tree, options).map_err(Error::resource("sessions"))?;
 
-    // Tasks answer one after the other, while other threads write what is large, and the answers.
     let copying = options.copy_on_write && fate == Fate::Run;
     let early = if copying { Vec::new() } else { bulk(&parts, Portion::All) };
-    let mut subreaper = None;
-    thread::scope(|scope| {
-        let many = tree.tasks.iter().map(|task| task.threads.len()).sum::<usize>() >= MANY;
-        let bulk = Aside::start(scope, many, || write_bulk(early));
-        let (answered, answers) = mpsc::channel::<(&FrozenTask<'_>, TaskImages)>();
-        let images = Aside::start(scope, many, || {
-            answers.into_iter().try_for_each(|(task, images)| write::write_task(store, task, images))
-        });
-        for (task, seized) in tree.tasks.iter().zip(&mut stopped.seized) {
-            if hooks.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let mut collected = write::new_images(task)?;
-            if let Some(held) = seized.take() {
-                *seized = Some(ask(task, held, resources, &parts, &context, &mut collected)?);
-            }
-            if collected.core.tc.as_ref().is_some_and(|tc| tc.child_subreaper()) {
-                subreaper = Some(task.pid);
-            }
-            if answered.send((task, collected)).is_err() {
-                break; // the writer failed, and says why
-            }
-        }
-        drop(answered);
-        stages.done("questions to the tasks");
-        images.end()?;
-        stages.done("images of tasks");
-        stats.memory = bulk.end()?;
-        stages.done("bulk data");
-        Ok::<_, Error>(())
-    })?;
+    let asked = ask_all(&tree, &mut stopped.seized, resources, &parts, &context, early, hooks)?;
+    stats.memory = asked.bulk;
+    stages.done("questions to the tasks, their images, bulk data");
 
     let copied = match copying {
-        true => Some(copies::make(&tree, &mut stopped.seized, &parts, subreaper)?),
+        true => Some(copies::make(&tree, &mut stopped.seized, &parts, asked.subreaper)?),
         false => None,
     };
     if let Some(copied) = &copied {
@@ -182,6 +153,53 @@ fn write_images(
     }
     stages.done("commit");
     Ok(())
+}
+
+/// What came of the questions to all tasks.
+struct Asked {
+    /// How long the bulk data took.
+    bulk: Duration,
+    /// A task that adopts the orphans of others.
+    subreaper: Option<i32>,
+}
+
+/// Asks one task after the other, while other threads write bulk data and the answers, where that is worth a thread.
+fn ask_all<'a>(
+    tree: &'a FrozenTree<'a>,
+    seized: &mut [Option<Seized>],
+    resources: Resources<'a>,
+    parts: &'a [Part<'_>],
+    context: &'a DumpContext<'a>,
+    bulk: Vec<(&'static str, BulkData<'a>)>,
+    hooks: &dyn Hooks,
+) -> Result<Asked> {
+    let many = tree.tasks.iter().map(|task| task.threads.len()).sum::<usize>() >= MANY;
+    thread::scope(|scope| {
+        let bulk = Aside::start(scope, many, || write_bulk(bulk));
+        let (answered, answers) = mpsc::channel::<(&FrozenTask<'_>, TaskImages)>();
+        let images = Aside::start(scope, many, || {
+            answers.into_iter().try_for_each(|(task, images)| write::write_task(context.store, task, images))
+        });
+        let mut subreaper = None;
+        for (task, seized) in tree.tasks.iter().zip(seized) {
+            if hooks.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let mut collected = write::new_images(task)?;
+            if let Some(held) = seized.take() {
+                *seized = Some(ask(task, held, resources, parts, context, &mut collected)?);
+            }
+            if collected.core.tc.as_ref().is_some_and(|tc| tc.child_subreaper()) {
+                subreaper = Some(task.pid);
+            }
+            if answered.send((task, collected)).is_err() {
+                break; // the writer failed, and says why
+            }
+        }
+        drop(answered);
+        images.end()?;
+        Ok(Asked { bulk: bulk.end()?, subreaper })
+    })
 }
 
 /// A portion of the bulk data of all resources.
