@@ -54,6 +54,7 @@ mod read;
 mod read_ahead;
 mod restore;
 mod seat;
+mod share;
 
 pub use error::Error;
 pub use vdso::Parked;
