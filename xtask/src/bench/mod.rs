@@ -14,6 +14,7 @@ use crate::cargo::criu;
 use anyhow::{Context, Result, bail, ensure};
 use criu_testkit::Sandbox;
 use measure::{Sample, measure};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,7 +58,7 @@ pub fn run(names: &[&str]) -> Result<()> {
     }
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let reference = std::env::var_os("CRIU_REFERENCE").map(PathBuf::from);
-    let peers = Peers { ours: criu()?, reference };
+    let peers = Peers { ours: criu()?, reference, used: RefCell::default() };
     if ROWS.iter().any(|row| wanted(row.name)) {
         rows(&peers, &wanted)?;
     }
@@ -97,6 +98,8 @@ fn rows(peers: &Peers, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
 struct Peers {
     ours: PathBuf,
     reference: Option<PathBuf>,
+    /// Kept until the end, with the files in them.
+    used: RefCell<Vec<Sandbox>>,
 }
 
 impl Peers {
@@ -132,6 +135,7 @@ impl Peers {
                 samples.push(pair);
             }
         }
+        self.used.borrow_mut().extend([our_sandbox, their_sandbox]);
         Ok(samples)
     }
 
