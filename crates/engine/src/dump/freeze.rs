@@ -1,6 +1,6 @@
 //! Stops a whole process tree and describes it.
 
-use super::namespaces;
+use super::namespaces::Own;
 use crate::{Error, Result, regs};
 use criu_kernel::ptrace::{self, PendingQueue};
 use criu_kernel::{Pid, pidfd, proc::ProcDir};
@@ -81,10 +81,11 @@ impl Stopped {
 /// passes only look for those that a dying task left to a subreaper within the tree.
 pub(crate) fn freeze(root: i32, timeout: Duration, cancelled: &dyn Fn() -> bool) -> Result<Stopped> {
     let _ticks = Ticks::start().map_err(Error::system("setitimer"))?;
+    let own = Own::read()?;
     let start = Instant::now();
     let go_on = || !cancelled() && start.elapsed() < timeout;
     let hold = |pid, parent| {
-        hold(pid, parent, &go_on).map_err(|error| match error {
+        hold(pid, parent, &own, &go_on).map_err(|error| match error {
             Error::Parasite(criu_parasite::Error::Restless { .. }) if cancelled() => Error::Cancelled,
             Error::Parasite(criu_parasite::Error::Restless { pid }) => {
                 Error::Restless { pid, seconds: timeout.as_secs() }
@@ -123,7 +124,12 @@ pub(crate) fn freeze(root: i32, timeout: Duration, cancelled: &dyn Fn() -> bool)
 }
 
 /// `None` when the task is gone for good.
-fn hold(pid: i32, parent: Option<usize>, go_on: &dyn Fn() -> bool) -> Result<Option<(Held, Option<Seized>)>> {
+fn hold(
+    pid: i32,
+    parent: Option<usize>,
+    own: &Own,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<(Held, Option<Seized>)>> {
     let id = Pid::from_raw(pid);
     let Ok(pidfd) = pidfd::open(id, pidfd::Flags::empty()) else { return Ok(None) };
     let proc = ProcDir::open(id)?;
@@ -139,7 +145,7 @@ fn hold(pid: i32, parent: Option<usize>, go_on: &dyn Fn() -> bool) -> Result<Opt
         Err(error) => return Err(error.into()),
     };
     if seized.is_some() {
-        namespaces::check(pid, &proc)?;
+        own.check(pid, &proc)?;
     }
     let stat = proc.stat()?;
     let held = Held { pid, parent, pidfd, proc, life, pgid: stat.pgrp, sid: stat.session };

@@ -98,7 +98,7 @@ fn run_scripts<'a>(
     sibling: bool,
     mut patience: Patience<'_>,
 ) -> Result<Run<'a>> {
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + pids::PATIENCE;
     loop {
         let mut run = Run::load(tree, program)?;
         match run.go(sibling, &mut patience) {

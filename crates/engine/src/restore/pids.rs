@@ -7,8 +7,9 @@ use criu_resource::BuiltTree;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// How long to wait for a zombie that nobody has reaped yet.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a zombie that nobody has reaped yet, or for the kernel to give up a pid that nobody has any
+/// more: it first forgets what procfs showed of it, which can take a second on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pids that neither the tree nor anybody else has, for threads that are gone before the tree is complete.
 pub(crate) struct Spare {
