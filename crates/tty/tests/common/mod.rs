@@ -10,6 +10,8 @@ use criu_resource::{
 use criu_script::{Script, wire};
 use criu_tty::Terminals;
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::fstat;
 use nix::unistd::{Pid, getpgid, getsid};
 use proto::{FownEntry, PstreeEntry};
@@ -18,10 +20,18 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Numbers of ptys are given out to the whole process: one test at a time.
+/// Numbers of ptys are given out to everybody: each test has a devpts, and by that numbers, of its own. One test
+/// at a time, since descriptors are the whole process's.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+    let options = "newinstance,ptmxmode=0666,mode=0620";
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), MsFlags::empty(), Some(options)).unwrap();
+    mount(Some("/dev/pts/ptmx"), "/dev/ptmx", nothing, MsFlags::MS_BIND, nothing).unwrap();
+    guard
 }
 
 /// A frozen task of a dump.
