@@ -24,15 +24,13 @@ pub fn pre_dump(
     criu_images::inventory::revoke(store)?;
     let scratch = Scratch::new(store);
     let context = DumpContext { options, store: &scratch };
-    let start = Instant::now();
     let stopped = freeze::freeze(root, timeout, &|| hooks.cancelled())?;
-    let mut stats = DumpStats { freezing: start.elapsed(), ..DumpStats::default() };
+    let mut stats = DumpStats { freezing: stopped.since.elapsed(), ..DumpStats::default() };
     let failed = |source| Error::resource(ahead.name())(source);
     let tree = FrozenTree { tasks: freeze::describe(&stopped.held, &stopped.seized)? };
     let copy = ahead.look_ahead(&tree, &context).map_err(failed)?;
     drop(tree);
-    let_go(stopped, Fate::Run, || ())?;
-    stats.frozen = start.elapsed();
+    stats.frozen = let_go(stopped, Fate::Run)?;
     if hooks.cancelled() {
         return Err(Error::Cancelled);
     }

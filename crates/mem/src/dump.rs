@@ -109,8 +109,9 @@ impl Files<'_> {
 }
 
 impl Dump<'_> {
-    /// Whether all that is stored of a task is in a copy of its memory, and there is room for so many bytes.
-    fn can_be_copied(&self, pid: i32, bytes: u64) -> bool {
+    /// Why a task's memory cannot be written from a copy: something of it would not be there, or there is no room
+    /// for so many bytes.
+    fn refusal(&self, pid: i32, bytes: u64) -> Option<String> {
         let left_out = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK;
         let areas = &self.found.tasks[&pid].areas;
         // A copy of huge pages would take them away from the task that has reserved them.
@@ -120,26 +121,12 @@ impl Dump<'_> {
                     && (entry.madv() & left_out != 0 || entry.flags & status::MAP_HUGETLB != 0)
         });
         if let Some(Area { entry, .. }) = special {
-            tracing::warn!(
-                "pid {pid} stands still while its memory is written: fork does not copy {:#x}-{:#x}",
-                entry.start,
-                entry.end
-            );
-            return false;
+            return Some(format!("fork does not copy {:#x}-{:#x}", entry.start, entry.end));
         }
         match headroom(pid) {
-            Ok(room) if room >= bytes => true,
-            Ok(room) => {
-                tracing::warn!(
-                    "pid {pid} stands still while its memory is written: a copy may take {bytes} bytes, and \
-                     {room} are left"
-                );
-                false
-            }
-            Err(error) => {
-                tracing::warn!("pid {pid} stands still while its memory is written: {error}");
-                false
-            }
+            Ok(room) if room >= bytes => None,
+            Ok(room) => Some(format!("a copy may take {bytes} bytes, and {room} are left")),
+            Err(error) => Some(error.to_string()),
         }
     }
 
@@ -192,9 +179,12 @@ impl TreeDump for Dump<'_> {
         };
         let mut taken = 0;
         let large = jobs.iter().filter_map(of_task).filter(|&(pid, bytes)| {
-            let can = self.can_be_copied(pid, taken + bytes);
-            taken += if can { bytes } else { 0 };
-            can
+            let refusal = self.refusal(pid, taken + bytes);
+            match &refusal {
+                Some(why) => tracing::warn!("pid {pid} stands still while its memory is written: {why}"),
+                None => taken += bytes,
+            }
+            refusal.is_none()
         });
         large.map(|(pid, _)| pid).collect()
     }

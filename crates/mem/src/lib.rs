@@ -16,7 +16,7 @@
 //! | [`shmem`] | shared anonymous memory |
 //! | [`sysv`] | System V segments |
 //! | [`mm`] | the fields of the address space |
-//! | [`notes`] | names and seals of areas |
+//! | [`notes`] | what the reference's images do not say of areas: names, seals |
 //! | `content` | where the stored pages lie: in this checkpoint and its parents |
 //! | [`layout`] | areas and content as steps: mapped at their final addresses, filled by few large reads |
 //! | [`cow`] | what a child is to share with its parent, as after fork |
@@ -25,7 +25,7 @@
 //!
 //! On dump everything is read from outside while the tree is frozen; only `brk` and two prctl values are
 //! asked from inside. criu-rs's own memory does not grow with that of its targets: a worker copies through
-//! one megabyte.
+//! a buffer of a fixed size.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 

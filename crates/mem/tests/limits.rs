@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use criu_images::{DirStore, Store};
 use criu_mem::Memory;
-use criu_resource::{DumpContext, FrozenTask, FrozenTree, Life, Options, TreeState};
+use criu_resource::{DumpContext, Options, TreeState};
 use std::os::fd::AsFd;
 
 /// What the task has: much more than a dump may need.
@@ -66,20 +66,7 @@ fn processes_with_one_address_space_are_refused() {
     let other = Child(pid);
     let own = std::process::id() as i32;
     let null = std::fs::File::open("/dev/null").unwrap();
-    let task = |index: usize, pid: i32| FrozenTask {
-        index,
-        parent: index.checked_sub(1),
-        pid,
-        ns_pid: pid,
-        ns_pgid: pid,
-        ns_sid: pid,
-        life: Life::Alive,
-        pidfd: null.as_fd(),
-        proc: null.as_fd(),
-        threads: Vec::new(),
-        pending: Vec::new(),
-    };
-    let tree = FrozenTree { tasks: vec![task(0, own), task(1, other.0)] };
+    let tree = tree(&[own, other.0], null.as_fd());
     let options = Options::default();
     let store = criu_images::MemoryStore::new();
     let context = DumpContext { options: &options, store: &store };

@@ -5,11 +5,13 @@ use criu_kernel::{Pid, proc::ProcDir};
 use criu_parasite::{MemoryCopy, Seized};
 use criu_resource::{Copies, FrozenTree};
 
-/// Copies in being. Dropped, they end.
-#[derive(Default)]
-pub(crate) struct Copied {
-    _made: Vec<MemoryCopy>,
-    pub pids: Copies,
+/// Copies in being, with the pids of their tasks. Dropped, they end.
+pub(crate) struct Copied(Vec<(i32, MemoryCopy)>);
+
+impl Copied {
+    pub(crate) fn pids(&self) -> Copies {
+        self.0.iter().map(|(pid, copy)| (*pid, copy.pid())).collect()
+    }
 }
 
 /// Copies the memory of all tasks for which that pays. One that cannot be copied is no error: it stands still
@@ -22,7 +24,7 @@ pub(crate) fn make(
     parts: &[super::Part<'_>],
     subreaper: Option<i32>,
 ) -> Result<Copied> {
-    let mut copied = Copied::default();
+    let mut copied = Vec::new();
     for pid in parts.iter().flat_map(|(_, part)| part.copyable()) {
         let Some(index) = tree.tasks.iter().position(|task| task.pid == pid) else { continue };
         if let Some(why) = refusal(pid, subreaper)? {
@@ -33,17 +35,14 @@ pub(crate) fn make(
         let (held, copy) = held.copy_memory()?;
         seized[index] = Some(held);
         match copy {
-            Ok(copy) => {
-                copied.pids.insert(pid, copy.pid());
-                copied._made.push(copy);
-            }
+            Ok(copy) => copied.push((pid, copy)),
             Err(errno) => {
                 tracing::warn!("pid {pid} stands still while its memory is written: no copy of it: {errno}");
             }
         }
     }
-    tracing::info!("dump: memory of {} tasks copied on write", copied.pids.len());
-    Ok(copied)
+    tracing::info!("dump: memory of {} tasks copied on write", copied.len());
+    Ok(Copied(copied))
 }
 
 /// Why a task's memory must not be copied.

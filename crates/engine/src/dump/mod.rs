@@ -49,9 +49,8 @@ pub fn dump(
     // Images of an earlier dump must not be taken for this one's.
     criu_images::inventory::revoke(store)?;
     let scratch = Scratch::new(store);
-    let start = Instant::now();
     let mut stopped = freeze::freeze(root, timeout, &|| hooks.cancelled())?;
-    let mut stats = DumpStats { freezing: start.elapsed(), ..DumpStats::default() };
+    let mut stats = DumpStats { freezing: stopped.since.elapsed(), ..DumpStats::default() };
     tracing::info!("dump: {} tasks frozen", stopped.held.len());
 
     let fate = match (options.leave_running, options.leave_stopped) {
@@ -73,7 +72,7 @@ pub fn dump(
     stats.counts.pages_written = scratch.pages()?;
     scratch.keep();
     if !stopped.runs {
-        let_go(stopped, fate, || stats.frozen = start.elapsed())?;
+        stats.frozen = let_go(stopped, fate)?;
     }
     Ok(stats)
 }
@@ -113,7 +112,7 @@ fn write_images(
     };
     if let Some(copied) = &copied {
         stages.done("copies");
-        stats.memory = write_bulk(bulk(&parts, Portion::Without(&copied.pids)))?;
+        stats.memory = write_bulk(bulk(&parts, Portion::Without(&copied.pids())))?;
         stages.done("bulk data that is not copied");
     }
 
@@ -125,7 +124,8 @@ fn write_images(
     write::write_shared(store, &tree, &shared)?;
     let root = tree.tasks[0].pid;
     if let Some(copied) = copied {
-        let has_more = |(_, part): &Part<'_>| part.bulk(Portion::Of(&copied.pids)).is_some();
+        let pids = copied.pids();
+        let has_more = |(_, part): &Part<'_>| part.bulk(Portion::Of(&pids)).is_some();
         let (left, done): (Vec<_>, Vec<_>) = parts.into_iter().partition(has_more);
         for (name, part) in done {
             part.commit(fate).map_err(Error::resource(name))?;
@@ -137,7 +137,7 @@ fn write_images(
         }
         stats.frozen = stopped.since.elapsed();
         stages.done("the tree runs on");
-        stats.memory += write_bulk(bulk(&left, Portion::Of(&copied.pids)))?;
+        stats.memory += write_bulk(bulk(&left, Portion::Of(&pids)))?;
         stages.done("bulk data from the copies");
         parts = left;
     }
@@ -293,8 +293,8 @@ fn leave_sequences(
     Ok(())
 }
 
-/// Ends the standstill, and says so to `ended`.
-pub(crate) fn let_go(stopped: Stopped, fate: Fate, ended: impl FnOnce()) -> Result<()> {
+/// Ends the standstill; how long it lasted.
+pub(crate) fn let_go(stopped: Stopped, fate: Fate) -> Result<Duration> {
     let verdict = match fate {
         Fate::Kill => Verdict::Kill,
         Fate::Run => Verdict::Run,
@@ -306,9 +306,9 @@ pub(crate) fn let_go(stopped: Stopped, fate: Fate, ended: impl FnOnce()) -> Resu
             let _ = pidfd::send_signal(held.pidfd.as_fd(), libc::SIGKILL); // a zombie is dead already
         }
     }
-    ended();
+    let frozen = stopped.since.elapsed();
     for seized in stopped.seized.into_iter().flatten() {
         seized.release(verdict)?;
     }
-    Ok(())
+    Ok(frozen)
 }

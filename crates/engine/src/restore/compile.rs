@@ -77,9 +77,12 @@ struct Compiler<'a, 't> {
     /// Where tasks arrive that have joined their group; none where nobody waits for that.
     joined: Option<u64>,
     state: u64,
+    /// How many threads arrive at `state`.
+    threads: u32,
     restraint: Option<Restraint>,
     helpers: Vec<Job>,
-    spare: Spare,
+    /// Made where it is needed.
+    spare: Option<Spare>,
 }
 
 pub(crate) fn compile<'t>(
@@ -98,6 +101,7 @@ pub(crate) fn compile<'t>(
     let helpers = births.iter().map(|births| count_helpers(&births.helpers)).sum::<usize>();
     let joined = (helpers > 0).then(|| layout.word());
     let restraint = restraint(tree, parts, &mut layout);
+    let living = tree.tasks.iter().filter(|task| !matches!(task.life, Life::Zombie(_)));
     let mut compiler = Compiler {
         tree,
         resources,
@@ -111,9 +115,10 @@ pub(crate) fn compile<'t>(
         all: tree.tasks.len() + helpers,
         joined,
         state,
+        threads: living.map(|task| count(task) as u32).sum(),
         restraint,
         helpers: Vec::new(),
-        spare: Spare::new(tree),
+        spare: None,
     };
     let mut jobs = Vec::new();
     for task in &tree.tasks {
@@ -193,7 +198,8 @@ impl Compiler<'_, '_> {
         if aside.steps().is_empty() {
             return self.stage(Stage::Fill, task, script);
         }
-        let (tid, slot, gone) = (self.spare.take(), self.layout.thread(), self.layout.word());
+        let tid = self.spare.get_or_insert_with(|| Spare::new(self.tree)).take()?;
+        let (slot, gone) = (self.layout.thread(), self.layout.word());
         script.set_what("restore");
         let kernel_tells = (libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID) as u64;
         let args = CloneArgs {
@@ -375,11 +381,9 @@ impl Compiler<'_, '_> {
 
     fn thread_stages(&mut self, task: &BuiltTask, thread: usize, script: &mut Script) -> Result<()> {
         self.thread_stage(Stage::State, task, thread, script)?;
-        let living = |task: &&BuiltTask| !matches!(task.life, Life::Zombie(_));
-        let all: usize = self.tree.tasks.iter().filter(living).map(|task| 1 + task.threads.len()).sum();
         script.set_what("restore");
-        script.arrive(self.state, all as u32);
-        script.wait(self.state, all as u32);
+        script.arrive(self.state, self.threads);
+        script.wait(self.state, self.threads);
         Ok(())
     }
 

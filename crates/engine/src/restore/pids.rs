@@ -27,13 +27,12 @@ impl Spare {
     }
 
     /// One, from the top: there, pids are the last to be given out.
-    pub(crate) fn take(&mut self) -> u32 {
-        loop {
-            self.next -= 1;
-            if !self.used.contains(&self.next) && ProcDir::open(Pid::from_raw(self.next as i32)).is_err() {
-                return self.next;
-            }
-        }
+    pub(crate) fn take(&mut self) -> Result<u32> {
+        let is_free =
+            |pid: &u32| !self.used.contains(pid) && ProcDir::open(Pid::from_raw(*pid as i32)).is_err();
+        let found = (1..self.next).rev().find(is_free);
+        self.next = found.ok_or_else(|| Error::Inconsistent("every pid of this system is in use".into()))?;
+        Ok(self.next)
     }
 }
 

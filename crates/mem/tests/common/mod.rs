@@ -136,11 +136,8 @@ impl Place for Placed {
     }
 }
 
-/// Dumps stopped tasks; each one's parent is the one before.
-pub fn dump(memory: &Memory, store: &dyn Store, pids: &[i32]) {
-    let options = Options::default();
-    let context = DumpContext { options: &options, store };
-    let null = std::fs::File::open("/dev/null").unwrap();
+/// Stopped tasks; each one's parent is the one before.
+pub fn tree<'a>(pids: &[i32], null: BorrowedFd<'a>) -> FrozenTree<'a> {
     let task = |(index, &pid): (usize, &i32)| FrozenTask {
         index,
         parent: index.checked_sub(1),
@@ -149,12 +146,20 @@ pub fn dump(memory: &Memory, store: &dyn Store, pids: &[i32]) {
         ns_pgid: pid,
         ns_sid: pid,
         life: Life::Alive,
-        pidfd: null.as_fd(),
-        proc: null.as_fd(),
+        pidfd: null,
+        proc: null,
         threads: Vec::new(),
         pending: Vec::new(),
     };
-    let tree = FrozenTree { tasks: pids.iter().enumerate().map(task).collect() };
+    FrozenTree { tasks: pids.iter().enumerate().map(task).collect() }
+}
+
+/// Dumps stopped tasks.
+pub fn dump(memory: &Memory, store: &dyn Store, pids: &[i32]) {
+    let options = Options::default();
+    let context = DumpContext { options: &options, store };
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let tree = tree(pids, null.as_fd());
     let mut dump = memory.dump(&tree, &context).unwrap();
     let mut records = RecordSet::new();
     for task in &tree.tasks {
