@@ -123,8 +123,12 @@ impl<'t> Dump<'t> {
             let entry = fs::entry(task, &table.files)?;
             dump.records.push(Record::new(Image::Fs, task.ns_pid as u64, &entry));
         }
-        for places in places.chunks(scan.room.clamp(OWN / 2, PART)) {
-            for fetched in fetch(tree, places, &scan.pids)? {
+        let mut places = &places[..];
+        while !places.is_empty() {
+            // What is fetched is open until it is known to be new or not: not more than there is room for now.
+            let (part, rest) = places.split_at(places.len().min(scan.room.clamp(OWN / 2, PART)));
+            places = rest;
+            for fetched in fetch(tree, part, &scan.pids)? {
                 let task = &tree.tasks[fetched.task];
                 let slot = scan.descriptor(task, fetched)?;
                 dump.ids.insert((task.pid, slot.fd as i32), slot.id);
